@@ -1,0 +1,42 @@
+//! Between the wire's timestamps and the standard library's.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use prost_types::Timestamp;
+
+/// The wall clock now.
+#[must_use]
+pub fn now() -> Timestamp {
+    from_system(SystemTime::now())
+}
+
+/// A time before 1970 becomes 1970: no clock of ours produces one.
+#[must_use]
+pub fn from_system(time: SystemTime) -> Timestamp {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp {
+        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
+        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
+    }
+}
+
+/// A malformed or negative timestamp becomes the nearest valid one.
+#[must_use]
+pub fn to_system(timestamp: &Timestamp) -> SystemTime {
+    let seconds = u64::try_from(timestamp.seconds).unwrap_or(0);
+    let nanos = u32::try_from(timestamp.nanos).unwrap_or(0).min(999_999_999);
+    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_time_survives_the_wire_and_nonsense_is_tamed() {
+        let time = UNIX_EPOCH + Duration::new(1_800_000_000, 123_456_789);
+        assert_eq!(to_system(&from_system(time)), time);
+        assert_eq!(to_system(&Timestamp { seconds: -5, nanos: -1 }), UNIX_EPOCH);
+        assert_eq!(to_system(&Timestamp { seconds: i64::MAX, nanos: i32::MAX }), UNIX_EPOCH);
+    }
+}

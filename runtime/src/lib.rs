@@ -1,0 +1,9 @@
+//! Process plumbing without one domain word: telemetry, shutdown, named tasks, backoff, gRPC defaults.
+//!
+//! Every role uses it; it depends on no other crate of ours.
+
+pub mod backoff;
+pub mod grpc;
+pub mod shutdown;
+pub mod task;
+pub mod telemetry;
