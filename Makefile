@@ -1,0 +1,50 @@
+# Everything a contributor or CI runs. Each target installs what it needs into this folder; nothing is global.
+SHELL := /bin/sh
+CARGO ?= cargo
+MODEL ?= offline
+CLAUDE_VERSION ?= latest
+
+.PHONY: help demo run test check fmt clippy deny doc bench build setup clean
+
+help: ## list the targets
+	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
+
+setup: ## install the pinned Claude Code versions into .tools/
+	@harness/claude/install.sh latest >/dev/null
+	@harness/claude/install.sh 2.1.197 >/dev/null
+
+build:
+	$(CARGO) build --workspace --bins --locked
+
+demo: ## a whole farm on this machine: three real claude sessions side by side (MODEL=real for the real model)
+	$(CARGO) build --workspace --bins --locked
+	@claude="$$(harness/claude/install.sh $(CLAUDE_VERSION))" && \
+	  target/debug/muster-demo --model $(MODEL) --claude "$$claude" --muster target/debug/muster
+
+run: ## `muster up` in this repository
+	$(CARGO) run --locked --bin muster -- up
+
+test: setup ## what CI runs: format, lints, every test
+	$(CARGO) fmt --all -- --check
+	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
+	$(CARGO) build --workspace --bins --locked
+	$(CARGO) test --workspace --locked
+
+check: test deny doc ## test, and licences, advisories, documentation
+
+fmt:
+	$(CARGO) fmt --all
+
+deny: ## licences and bans of the dependency graph
+	@test -x .tools/cargo/bin/cargo-deny || $(CARGO) install --locked --root .tools/cargo cargo-deny@0.20.2
+	PATH="$(CURDIR)/.tools/cargo/bin:$$PATH" $(CARGO) deny check bans licenses sources
+
+doc:
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+
+bench: ## figures with their baselines in the same run
+	$(CARGO) build --workspace --bins --release --locked
+	@target/release/muster-bench --muster target/release/muster
+
+clean: ## remove what the targets installed and built
+	rm -rf target .tools .demo
