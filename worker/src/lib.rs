@@ -1,0 +1,2 @@
+//! The worker of muster: runs sessions on one machine.
+pub mod shim;

@@ -1,0 +1,258 @@
+//! The shim as a process: bytes, exits, survivors, restarts of its client.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use muster_worker::shim::{
+    client::{self, LinkError, ShimLink, Word},
+    files::{AttemptDir, Exit, LAUNCH_VERSION, Launch},
+    journal,
+    protocol::ToShim,
+    stderr,
+};
+
+const LONG: Duration = Duration::from_secs(30);
+const SHIM: &str = env!("CARGO_BIN_EXE_muster-shim");
+
+struct Place {
+    _dir: tempfile::TempDir,
+    attempt: AttemptDir,
+    spool: PathBuf,
+    cwd: PathBuf,
+}
+
+fn place() -> Place {
+    let dir = tempfile::tempdir().expect("a directory");
+    // Longer than a socket address holds.
+    let attempt = dir.path().join("a".repeat(100)).join("attempt-1");
+    fs::create_dir_all(&attempt).expect("created");
+    let cwd = dir.path().join("work");
+    fs::create_dir(&cwd).expect("created");
+    Place { attempt: AttemptDir::new(attempt), spool: dir.path().join("spool"), cwd, _dir: dir }
+}
+
+fn launch_order(place: &Place, program: &str, args: &[&str]) -> Launch {
+    Launch {
+        version: LAUNCH_VERSION,
+        program: PathBuf::from(program),
+        args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        env: BTreeMap::from([("PATH".to_owned(), std::env::var("PATH").expect("a PATH"))]),
+        cwd: place.cwd.clone(),
+        rows: 50,
+        cols: 200,
+        spool: place.spool.clone(),
+        spool_base: 1000,
+    }
+}
+
+async fn start(place: &Place, program: &str, args: &[&str]) -> Result<ShimLink, LinkError> {
+    place.attempt.write_launch(&launch_order(place, program, args)).expect("written");
+    client::launch(Path::new(SHIM), &place.attempt).await
+}
+
+async fn sh(place: &Place, script: &str) -> ShimLink {
+    start(place, "/bin/sh", &["-c", script]).await.expect("it starts")
+}
+
+async fn python(place: &Place, script: &str) -> ShimLink {
+    let python =
+        ["/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(|path| Path::new(path).exists());
+    start(place, python.expect("python3 is installed"), &["-c", script]).await.expect("it starts")
+}
+
+async fn exit(link: &mut ShimLink) -> Exit {
+    let wait = async {
+        loop {
+            match link.words.recv().await.expect("Closed comes last") {
+                Word::Exited(exit) => return exit,
+                Word::Closed => panic!("closed before the exit"),
+                _ => {}
+            }
+        }
+    };
+    tokio::time::timeout(LONG, wait).await.expect("it exits")
+}
+
+async fn written(link: &mut ShimLink, seq: u64) {
+    let wait = async { while link.words.recv().await != Some(Word::InputWritten(seq)) {} };
+    tokio::time::timeout(LONG, wait).await.expect("it is written");
+}
+
+fn wait_for(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < until, "never: {what}");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+}
+
+fn alive(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+        .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+#[tokio::test]
+async fn every_byte_of_five_megabytes_arrives_unchanged() {
+    let place = place();
+    let script = "import sys,random
+r=random.Random(7); d=bytes(r.getrandbits(8) for _ in range(5_000_000))
+open('truth','wb').write(d); sys.stdout.buffer.write(d); sys.stdout.flush(); sys.exit(7)";
+    let mut link = python(&place, script).await;
+    let exit = exit(&mut link).await;
+    assert_eq!((exit.code, exit.signal, exit.survivors), (Some(7), None, 0));
+    assert_eq!(exit.spool_end, 1000 + 5_000_000);
+    let truth = fs::read(place.cwd.join("truth")).expect("there");
+    assert!(fs::read(&place.spool).expect("there") == truth, "bytes differ");
+    assert_eq!(place.attempt.read_exit().expect("readable"), Some(exit));
+    wait_for("the shim leaves", || !place.attempt.shim_lives().expect("readable"));
+}
+
+#[tokio::test]
+async fn stdin_is_a_pipe_stdout_the_controlling_terminal_and_stderr_a_log() {
+    let place = place();
+    let script = "import os,sys
+open('/dev/tty').close()
+print(os.isatty(0), os.isatty(1), os.isatty(2), os.get_terminal_size(1), os.getsid(0)==os.getpid())
+sys.stderr.write('complaint\\n')
+print(sorted(os.environ), os.listdir('/proc/self/fd'))";
+    let mut link = python(&place, script).await;
+    assert_eq!(exit(&mut link).await.code, Some(0));
+    let out = String::from_utf8(fs::read(&place.spool).expect("there")).expect("text");
+    assert!(out.starts_with("False True False os.terminal_size(columns=200, lines=50) True\n"), "{out}");
+    assert!(out.contains("'PATH'") && !out.contains("HOME"), "a clean environment: {out}");
+    assert!(out.contains("['0', '1', '2', '3']"), "no descriptor of ours: {out}");
+    assert_eq!(stderr::tail(&place.attempt.stderr_log(), 100), "complaint");
+}
+
+#[tokio::test]
+async fn what_cannot_be_executed_is_told_with_its_reason() {
+    for (program, cwd, reason) in [
+        ("/no/such/program", None, "No such file"),
+        ("/etc/passwd", None, "permission denied"),
+        ("/bin/sh", Some("/no/such/dir"), "working directory /no/such/dir"),
+    ] {
+        let place = place();
+        let mut order = launch_order(&place, program, &[]);
+        if let Some(cwd) = cwd {
+            order.cwd = PathBuf::from(cwd);
+        }
+        place.attempt.write_launch(&order).expect("written");
+        let error = client::launch(Path::new(SHIM), &place.attempt).await.expect_err("it cannot start");
+        assert!(matches!(&error, LinkError::Start(said) if said.contains(reason)), "{error}");
+        let exit = place.attempt.read_exit().expect("readable").expect("written");
+        assert!(exit.start_error.is_some_and(|said| said.contains(reason)));
+    }
+    // The kernel refuses it only at exec.
+    let place = place();
+    let script = place.cwd.join("bad");
+    fs::write(&script, "#!/no/such/interpreter\n").expect("written");
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let error = start(&place, script.to_str().expect("text"), &[]).await.expect_err("no interpreter");
+    assert!(matches!(&error, LinkError::Start(said) if said.contains("os error 2")), "{error}");
+}
+
+#[tokio::test]
+async fn what_daemonised_is_gone_when_the_exit_is_told() {
+    let place = place();
+    let script = "import os,time
+def fork():
+    if os.fork(): return True
+    os.setsid()
+    if os.fork(): os._exit(0)
+    for fd in range(3): os.close(fd)
+    open('pid','w').write(str(os.getpid())); os.rename('pid','survivor')
+    time.sleep(600)
+fork()
+while not os.path.exists('survivor'): time.sleep(0.01)
+print('done')";
+    let mut link = python(&place, script).await;
+    let exit = exit(&mut link).await;
+    assert_eq!((exit.code, exit.survivors), (Some(0), 0));
+    let pid = fs::read_to_string(place.cwd.join("survivor")).expect("there");
+    assert!(!alive(&pid), "{pid} survived");
+    assert_eq!(fs::read(&place.spool).expect("there"), b"done\n");
+}
+
+#[tokio::test]
+async fn kill_tree_ends_a_program_that_ignores_everything() {
+    let place = place();
+    let mut link = sh(
+        &place,
+        "trap '' TERM INT HUP; (trap '' TERM; sleep 600) & echo $! > pid; mv pid child; wait; wait",
+    )
+    .await;
+    wait_for("the child", || place.cwd.join("child").exists());
+    link.order(ToShim::Signal(15)).await;
+    link.order(ToShim::KillTree).await;
+    let exit = exit(&mut link).await;
+    assert_eq!((exit.code, exit.signal, exit.survivors), (None, Some(9), 0));
+    assert!(!alive(&fs::read_to_string(place.cwd.join("child")).expect("there")));
+}
+
+#[tokio::test]
+async fn a_two_megabyte_line_passes_the_pipe_and_a_close_follows_it() {
+    let place = place();
+    let mut link =
+        python(&place, "import sys; d=sys.stdin.buffer.read(); open('got','wb').write(d); print(len(d))")
+            .await;
+    let mut line = vec![b'x'; 2 << 20];
+    line.push(b'\n');
+    link.order(ToShim::Input { seq: 1, bytes: line.clone() }).await;
+    link.order(ToShim::CloseStdin).await;
+    assert_eq!(exit(&mut link).await.code, Some(0));
+    assert!(fs::read(place.cwd.join("got")).expect("there") == line);
+    let records = journal::read(&place.attempt.journal()).expect("readable");
+    assert!(records.len() == 1 && records[0].seq == 1 && records[0].bytes == line);
+}
+
+#[tokio::test]
+async fn a_client_that_comes_back_finds_all_and_an_input_sent_twice_arrives_once() {
+    let place = place();
+    let mut link = sh(&place, "read a; echo got $a; read b; echo got $b; echo over").await;
+    link.order(ToShim::Input { seq: 1, bytes: b"one\n".to_vec() }).await;
+    written(&mut link, 1).await;
+    drop(link);
+    wait_for("output without a client", || fs::read(&place.spool).is_ok_and(|got| got == b"got one\n"));
+
+    let mut link = client::connect(&place.attempt).await.expect("it lives");
+    assert_eq!(link.written, [1]);
+    assert_eq!(*link.spool_end.borrow(), 1008);
+    link.order(ToShim::Input { seq: 1, bytes: b"one again\n".to_vec() }).await;
+    written(&mut link, 1).await;
+    let mut second = client::connect(&place.attempt).await.expect("several may connect");
+    link.order(ToShim::Input { seq: 2, bytes: b"two\n".to_vec() }).await;
+    assert_eq!(exit(&mut link).await.code, Some(0));
+    assert_eq!(exit(&mut second).await.code, Some(0));
+    assert_eq!(fs::read(&place.spool).expect("there"), b"got one\ngot two\nover\n");
+}
+
+#[tokio::test]
+async fn a_second_shim_for_one_attempt_is_refused() {
+    let place = place();
+    let mut link = sh(&place, "read a; exit 3").await;
+    let mut again = client::launch(Path::new(SHIM), &place.attempt).await.expect("it only connects");
+    again.order(ToShim::CloseStdin).await;
+    assert_eq!(exit(&mut link).await.code, Some(3));
+    wait_for("the shim leaves", || !place.attempt.shim_lives().expect("readable"));
+    let error = client::launch(Path::new(SHIM), &place.attempt).await.expect_err("it ran before");
+    assert!(error.to_string().contains("started before"), "{error}");
+}
+
+#[tokio::test]
+async fn a_killed_shim_takes_its_program_along_by_the_hang_up() {
+    let place = place();
+    let link = sh(&place, "echo $$ > pid; mv pid child; exec sleep 600").await;
+    wait_for("the child", || place.cwd.join("child").exists());
+    let shim: i32 = fs::read_to_string(place.attempt.pid_file()).expect("there").parse().expect("a number");
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)
+        .expect("killed");
+    let child = fs::read_to_string(place.cwd.join("child")).expect("there");
+    wait_for("the program goes too", || !alive(&child));
+    assert!(!place.attempt.shim_lives().expect("readable"));
+    assert!(place.attempt.was_started() && place.attempt.read_exit().expect("readable").is_none());
+    drop(link);
+}
