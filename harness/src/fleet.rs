@@ -25,7 +25,7 @@ use tokio::process::Command;
 
 use crate::{
     messages_api::MessagesApi,
-    processes::{self, TEST_ID},
+    processes::{self, Survivor, TEST_ID},
     scratch_repo::ScratchRepo,
 };
 
@@ -191,13 +191,21 @@ impl TestFleet {
             .kill_on_drop(true);
     }
 
+    /// Ends the fleet.
+    ///
+    /// # Errors
+    /// Processes it left behind; they are killed all the same.
+    pub fn end(mut self) -> Result<(), Vec<Survivor>> {
+        self.end_processes();
+        processes::gone(&self.id, &self.folder, END_LIMIT)
+    }
+
     /// Ends the fleet and checks that it left no process behind.
     ///
     /// # Panics
     /// When something of it still lives.
-    pub fn assert_no_survivors(mut self) {
-        self.end_processes();
-        if let Err(survivors) = processes::gone(&self.id, &self.folder, END_LIMIT) {
+    pub fn assert_no_survivors(self) {
+        if let Err(survivors) = self.end() {
             panic!("the fleet left processes behind: {survivors:#?}");
         }
     }
