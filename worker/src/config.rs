@@ -1,0 +1,160 @@
+//! What an operator decides about a worker.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use muster_proto::ids::WorkerId;
+
+/// A worker's configuration. The same `name` and `state_dir` over restarts: sessions are found again by them.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The controller, e.g. `http://127.0.0.1:7411`.
+    pub controller: String,
+    /// Stable over restarts and unique in the farm.
+    pub name: WorkerId,
+    /// Where sessions, spools and worktrees are kept; see [`crate::local_state`].
+    pub state_dir: PathBuf,
+    /// Sessions that may run side by side, 1 to 1000.
+    pub slots: u32,
+    /// What the scheduler may ask for.
+    pub labels: BTreeMap<String, String>,
+    /// What sessions may work in.
+    pub projects: Vec<ProjectConfig>,
+    /// How claude is run.
+    pub claude: ClaudeConfig,
+    /// Program run as `<shim_program> shim <dir>`.
+    pub shim_program: PathBuf,
+    /// How long everything may take.
+    pub timing: Timing,
+}
+
+/// A name for a directory on this worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ProjectConfig {
+    /// What callers say.
+    pub name: String,
+    /// Absolute.
+    pub path: PathBuf,
+    /// Whether sessions may skip permission prompts here.
+    pub allow_trust_mode: bool,
+    /// Whether the repository's own settings, hooks, MCP servers and CLAUDE.md are used. They run without being asked.
+    pub trusted: bool,
+}
+
+/// How claude is run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClaudeConfig {
+    /// A path, or a name looked up on PATH.
+    pub program: PathBuf,
+    /// Variables set for every claude, over everything else.
+    pub env: BTreeMap<String, String>,
+    /// Variables of the worker that every claude gets, when they are set.
+    pub pass_env: Vec<String>,
+}
+
+impl Default for ClaudeConfig {
+    fn default() -> Self {
+        let pass_env = [
+            "ANTHROPIC_API_KEY",
+            "ANTHROPIC_AUTH_TOKEN",
+            "ANTHROPIC_BASE_URL",
+            "ANTHROPIC_MODEL",
+            "CLAUDE_CODE_OAUTH_TOKEN",
+            "CLAUDE_CONFIG_DIR",
+            "HTTP_PROXY",
+            "HTTPS_PROXY",
+            "NO_PROXY",
+            "http_proxy",
+            "https_proxy",
+            "no_proxy",
+        ];
+        Self {
+            program: PathBuf::from("claude"),
+            env: BTreeMap::new(),
+            pass_env: pass_env.map(ToOwned::to_owned).to_vec(),
+        }
+    }
+}
+
+/// How long everything may take. The defaults follow what was measured on claude; tests shrink them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Timing {
+    /// Stop: from the interrupt to closing stdin. claude answers an interrupt within 10 ms.
+    pub interrupt_grace: Duration,
+    /// Stop: from closing stdin to SIGTERM.
+    pub close_grace: Duration,
+    /// From SIGTERM to SIGKILL of the whole tree. A tool that handles SIGTERM needs some of it.
+    pub term_grace: Duration,
+    /// After the last turn: from closing stdin to SIGTERM. claude gives background tasks 5 s of it.
+    pub exit_grace: Duration,
+    /// From SIGKILL to giving the shim up for lost. The shim itself kills for 5 s.
+    pub kill_grace: Duration,
+    /// No event while a turn runs and no tool does: the session is hung. A stalled API stream is silent for 5 minutes.
+    pub silence: Duration,
+    /// After idle without a sign that claude took the last message: how long to wait for the turn it starts.
+    pub settle: Duration,
+    /// First and longest wait between attempts to reach the controller.
+    pub reconnect_first: Duration,
+    /// See `reconnect_first`.
+    pub reconnect_max: Duration,
+}
+
+impl Default for Timing {
+    fn default() -> Self {
+        Self {
+            interrupt_grace: Duration::from_secs(2),
+            close_grace: Duration::from_secs(3),
+            term_grace: Duration::from_secs(5),
+            exit_grace: Duration::from_secs(10),
+            kill_grace: Duration::from_secs(15),
+            silence: Duration::from_secs(11 * 60),
+            settle: Duration::from_secs(2),
+            reconnect_first: Duration::from_millis(100),
+            reconnect_max: Duration::from_secs(5),
+        }
+    }
+}
+
+/// A configuration nobody can run.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+pub enum ConfigError {
+    /// `slots`.
+    #[error("slots is {0}; it must be 1 to 1000")]
+    Slots(u32),
+    /// A project's path.
+    #[error("project {0}: {1} is not a directory")]
+    ProjectPath(String, PathBuf),
+    /// Two projects of one name.
+    #[error("project {0} is declared twice")]
+    ProjectTwice(String),
+    /// A project without a name.
+    #[error("a project needs a name")]
+    ProjectName,
+}
+
+impl Config {
+    /// Checks what the types cannot.
+    ///
+    /// # Errors
+    /// [`ConfigError`], the first found.
+    pub fn check(&self) -> Result<(), ConfigError> {
+        if !(1..=1000).contains(&self.slots) {
+            return Err(ConfigError::Slots(self.slots));
+        }
+        for (index, project) in self.projects.iter().enumerate() {
+            if project.name.is_empty() {
+                return Err(ConfigError::ProjectName);
+            }
+            if self.projects[..index].iter().any(|other| other.name == project.name) {
+                return Err(ConfigError::ProjectTwice(project.name.clone()));
+            }
+            if !project.path.is_absolute() || !Path::new(&project.path).is_dir() {
+                return Err(ConfigError::ProjectPath(project.name.clone(), project.path.clone()));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,121 @@
+//! The git program, with guards. Sessions can write the repository's config and hooks, so nothing in there may run
+//! code in the worker's name: hooks and fsmonitor are off, and so are prompts and the `ext::` transport.
+//!
+//! What `-c` cannot switch off (filters of a repository's own config) runs as the same user as the session itself, so
+//! it gains nothing. The user's own global config stays in force: large-file filters and `safe.directory` live there.
+
+use std::{
+    ffi::{OsStr, OsString},
+    io,
+    path::{Path, PathBuf},
+    process::Stdio,
+    time::Duration,
+};
+
+use tokio::process::Command;
+
+/// Given to every call.
+const GUARDS: [&str; 10] = [
+    "-c",
+    "core.hooksPath=/dev/null",
+    "-c",
+    "core.fsmonitor=false",
+    "-c",
+    "gc.auto=0",
+    "-c",
+    "protocol.ext.allow=never",
+    "-c",
+    // The operator declared the directory as a project; whoever owns it, it is meant.
+    "safe.directory=*",
+];
+/// Variables git gets from the worker.
+const PASSED: [&str; 6] = ["HOME", "PATH", "XDG_CONFIG_HOME", "TMPDIR", "USER", "LOGNAME"];
+
+/// A git command that did not do what it should.
+#[derive(Debug, thiserror::Error)]
+pub enum GitError {
+    /// There is no git, or it cannot be run.
+    #[error("git does not run: {0}")]
+    Run(#[from] io::Error),
+    /// It took longer than allowed and was killed.
+    #[error("git {verb} took longer than {} s", limit.as_secs())]
+    TimedOut {
+        /// Which.
+        verb: String,
+        /// How long it had.
+        limit: Duration,
+    },
+    /// It said no.
+    #[error("git {verb} failed: {said}")]
+    Failed {
+        /// Which.
+        verb: String,
+        /// Its exit code; 128 is git's own failure.
+        code: i32,
+        /// Its stderr in one line.
+        said: String,
+    },
+}
+
+/// git, run in one directory.
+#[derive(Debug, Clone)]
+pub struct Git {
+    dir: PathBuf,
+    extra: Vec<(OsString, OsString)>,
+}
+
+impl Git {
+    /// git as run in `dir`.
+    #[must_use]
+    pub fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), extra: Vec::new() }
+    }
+
+    /// With one more environment variable.
+    #[must_use]
+    pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
+        self.extra.push((name.into(), value.as_ref().into()));
+        self
+    }
+
+    /// Runs it and returns its stdout, without the last newline.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn run<S: AsRef<OsStr>>(&self, limit: Duration, args: &[S]) -> Result<String, GitError> {
+        let verb = args.first().map(|arg| arg.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
+        let mut command = Command::new("git");
+        command.args(GUARDS).args(args).current_dir(&self.dir).env_clear();
+        command.envs(std::env::vars_os().filter(|(name, _)| PASSED.iter().any(|passed| name == passed)));
+        command.env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "/bin/false");
+        command.env("GIT_OPTIONAL_LOCKS", "0").envs(self.extra.iter().map(|(name, value)| (name, value)));
+        command.stdin(Stdio::null()).kill_on_drop(true);
+        let output = match tokio::time::timeout(limit, command.output()).await {
+            Ok(output) => output?,
+            Err(_) => return Err(GitError::TimedOut { verb, limit }),
+        };
+        if output.status.success() {
+            let text = String::from_utf8_lossy(&output.stdout);
+            return Ok(text.trim_end_matches('\n').to_owned());
+        }
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+        Err(GitError::Failed { verb, code: output.status.code().unwrap_or(-1), said })
+    }
+
+    /// Runs it; `None` when it says no (any exit code of its own), which for a question is an answer.
+    ///
+    /// # Errors
+    /// [`GitError`] when it could not run or took too long.
+    pub async fn ask<S: AsRef<OsStr>>(
+        &self,
+        limit: Duration,
+        args: &[S],
+    ) -> Result<Option<String>, GitError> {
+        match self.run(limit, args).await {
+            Ok(said) => Ok(Some(said)),
+            Err(GitError::Failed { .. }) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}
