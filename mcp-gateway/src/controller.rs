@@ -1,0 +1,227 @@
+//! The controller, as the tools see it: typed calls that either answer or say what to do.
+//!
+//! Every call here may be repeated without doing its work twice (reads; stop and archive, which are
+//! idempotent; spawn and input, which carry a request id), so each is retried while the controller is away,
+//! for at most `Config::patience`.
+
+use std::{future::Future, time::Duration};
+
+use muster_proto::{
+    error::{Error, ErrorCode},
+    limits,
+    v1::{
+        ArchiveSessionRequest, ArchiveSessionResponse, GetSessionRequest, ListSessionsRequest,
+        ListSessionsResponse, ReadOutputRequest, ReadOutputResponse, SendInputRequest, SendInputResponse,
+        Session, SpawnSessionRequest, SpawnSessionResponse, StopSessionRequest, StopSessionResponse,
+        WatchSessionsRequest, WatchSessionsResponse, session_service_client::SessionServiceClient,
+    },
+};
+use muster_runtime::{
+    backoff::Backoff,
+    grpc::{self, ConnectError, TraceInterceptor},
+};
+use tokio::time::{Instant, sleep, timeout};
+use tonic::{Response, Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
+
+use crate::Config;
+
+type Client = SessionServiceClient<InterceptedService<Channel, TraceInterceptor>>;
+
+/// A call that has no answer after this long is given up: the controller waits at most 10 s for anything.
+const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// Largest answer taken: a full page of sessions with their prompts.
+const ANSWER_BYTES: usize = 64 << 20;
+const FIRST_RETRY: Duration = Duration::from_millis(50);
+const LAST_RETRY: Duration = Duration::from_secs(1);
+
+/// Cheap to clone; connects at the first call and again whenever the connection is lost.
+#[derive(Debug, Clone)]
+pub(crate) struct Controller {
+    client: Client,
+    address: String,
+    patience: Duration,
+}
+
+/// How a read of output ended.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ReadEnd {
+    /// The session has ended and nothing comes after what was read.
+    pub(crate) ended: bool,
+}
+
+impl Controller {
+    pub(crate) fn new(config: &Config) -> Result<Self, ConnectError> {
+        let channel = grpc::connect(&config.controller)?;
+        let client = SessionServiceClient::with_interceptor(channel, TraceInterceptor)
+            .max_decoding_message_size(ANSWER_BYTES)
+            .max_encoding_message_size(limits::MESSAGE_BYTES);
+        Ok(Self { client, address: config.controller.clone(), patience: config.patience })
+    }
+
+    /// `request.request_id` must not be empty: without one a retry could spawn twice.
+    pub(crate) async fn spawn(&self, request: SpawnSessionRequest) -> Result<SpawnSessionResponse, Error> {
+        debug_assert!(!request.request_id.is_empty(), "a spawn without a request id is not safe to retry");
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.spawn_session(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn get(&self, session: &str) -> Result<Session, Error> {
+        let request = GetSessionRequest { session: session.to_owned() };
+        let response = self
+            .call(|mut client| {
+                let request = request.clone();
+                async move { client.get_session(request).await }
+            })
+            .await?;
+        required(response.session)
+    }
+
+    pub(crate) async fn list(&self, request: ListSessionsRequest) -> Result<ListSessionsResponse, Error> {
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.list_sessions(request).await }
+        })
+        .await
+    }
+
+    /// `request.request_id` must not be empty: without one a retry could deliver twice.
+    pub(crate) async fn send(&self, request: SendInputRequest) -> Result<SendInputResponse, Error> {
+        debug_assert!(!request.request_id.is_empty(), "input without a request id is not safe to retry");
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.send_input(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn stop(&self, request: StopSessionRequest) -> Result<StopSessionResponse, Error> {
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.stop_session(request).await }
+        })
+        .await
+    }
+
+    pub(crate) async fn archive(&self, session: &str) -> Result<ArchiveSessionResponse, Error> {
+        let request = ArchiveSessionRequest { session: session.to_owned() };
+        self.call(|mut client| {
+            let request = request.clone();
+            async move { client.archive_session(request).await }
+        })
+        .await
+    }
+
+    /// Opens a watch, once: the caller decides how long a wait is worth retrying.
+    pub(crate) async fn watch(&self, sessions: &[String]) -> Result<Streaming<WatchSessionsResponse>, Error> {
+        let request = WatchSessionsRequest { sessions: sessions.to_vec() };
+        let mut client = self.client.clone();
+        match timeout(CALL_TIMEOUT, client.watch_sessions(request)).await {
+            Ok(Ok(response)) => Ok(response.into_inner()),
+            Ok(Err(status)) => Err(self.explain(Error::from_status(&status))),
+            Err(_) => Err(self.silent()),
+        }
+    }
+
+    /// Reads output from `from`, at most `limit` bytes, and hands each chunk to `take`, which says whether it
+    /// wants more. A broken stream is taken up again at the byte where it broke.
+    pub(crate) async fn read(
+        &self,
+        session: &str,
+        from: u64,
+        limit: u64,
+        mut take: impl FnMut(&[u8]) -> bool + Send,
+    ) -> Result<ReadEnd, Error> {
+        let end = from.saturating_add(limit);
+        let mut at = from;
+        let mut last = ReadEnd { ended: false };
+        while at < end {
+            let request = ReadOutputRequest {
+                session: session.to_owned(),
+                from_offset: at,
+                follow: false,
+                limit_bytes: end - at,
+            };
+            let mut stream: Streaming<ReadOutputResponse> = self
+                .call(|mut client| {
+                    let request = request.clone();
+                    async move { client.read_output(request).await }
+                })
+                .await?;
+            let before = at;
+            loop {
+                match timeout(CALL_TIMEOUT, stream.message()).await {
+                    Ok(Ok(Some(chunk))) => {
+                        at = chunk.offset + chunk.data.len() as u64;
+                        last = ReadEnd { ended: chunk.ended && at >= chunk.end_offset };
+                        if !chunk.data.is_empty() && !take(&chunk.data) {
+                            return Ok(last);
+                        }
+                    }
+                    Ok(Ok(None)) => return Ok(last),
+                    Ok(Err(status)) => {
+                        let error = Error::from_status(&status);
+                        if error.code != ErrorCode::ControllerUnavailable || at == before {
+                            return Err(self.explain(error));
+                        }
+                        break;
+                    }
+                    Err(_) => return Err(self.silent()),
+                }
+            }
+        }
+        Ok(last)
+    }
+
+    async fn call<T, F, Fut>(&self, mut attempt: F) -> Result<T, Error>
+    where
+        F: FnMut(Client) -> Fut + Send,
+        Fut: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        let deadline = Instant::now() + self.patience;
+        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
+        loop {
+            let error = match timeout(CALL_TIMEOUT, attempt(self.client.clone())).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) => Error::from_status(&status),
+                Err(_) => return Err(self.silent()),
+            };
+            let delay = backoff.next_delay();
+            if error.code != ErrorCode::ControllerUnavailable || Instant::now() + delay >= deadline {
+                return Err(self.explain(error));
+            }
+            tracing::debug!(error = %error, "controller is away, will retry");
+            sleep(delay).await;
+        }
+    }
+
+    /// Says where the controller was looked for; a transport's own words ("tcp connect error") help nobody.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        if error.code != ErrorCode::ControllerUnavailable || !error.hint.is_empty() {
+            return error;
+        }
+        let address = &self.address;
+        Error::new(ErrorCode::ControllerUnavailable, format!("the controller at {address} cannot be reached"))
+            .hint(
+                "start it with `muster up` or `muster controller`, or give the gateway its right \
+             address; then call again",
+            )
+    }
+
+    /// It took the call and said nothing.
+    pub(crate) fn silent(&self) -> Error {
+        let seconds = CALL_TIMEOUT.as_secs();
+        Error::new(
+            ErrorCode::ControllerUnavailable,
+            format!("the controller at {} did not answer within {seconds} s", self.address),
+        )
+        .hint("call again; if it stays silent, restart the controller: sessions go on meanwhile")
+    }
+}
+
+/// A message the wire makes optional and the contract does not.
+pub(crate) fn required(session: Option<Session>) -> Result<Session, Error> {
+    session.ok_or_else(|| Error::new(ErrorCode::Internal, "the controller answered without a session"))
+}

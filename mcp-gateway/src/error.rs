@@ -1,0 +1,92 @@
+//! The one place that turns our errors into MCP results.
+//!
+//! Everything a model should read goes out as a tool result with `isError` and the text `code: what happened.
+//! what to do next`: a JSON-RPC error would reach it mangled or not at all. No structured content: clients
+//! check that against the output schema and would drop the message.
+
+use muster_proto::error::{Error, ErrorCode};
+use rmcp::model::{CallToolResult, ContentBlock, JsonObject, MetaObject};
+use serde_json::Value;
+
+/// Key of the error code in `_meta`, for programs.
+pub(crate) const META_ERROR: &str = "muster/error";
+
+/// The result a failed call gives.
+pub(crate) fn to_result(error: &Error) -> CallToolResult {
+    let mut meta = JsonObject::new();
+    meta.insert(META_ERROR.to_owned(), Value::String(error.code_name()));
+    meta.insert("muster/retryable".to_owned(), Value::Bool(error.retryable()));
+    let mut result = CallToolResult::error(vec![ContentBlock::text(to_text(error))]);
+    result.meta = Some(MetaObject(meta));
+    result
+}
+
+/// `code: what happened. what to do next.`
+fn to_text(error: &Error) -> String {
+    let mut text = format!("{}: {}", error.code_name(), error.message.trim_end_matches('.'));
+    if !error.field.is_empty() && !error.message.contains(&error.field) {
+        text.push_str(" (argument `");
+        text.push_str(&error.field);
+        text.push_str("`)");
+    }
+    text.push('.');
+    let hint = if error.hint.is_empty() { default_hint(error.code) } else { &error.hint };
+    if !hint.is_empty() {
+        text.push(' ');
+        let mut characters = hint.chars();
+        text.extend(characters.next().into_iter().flat_map(char::to_uppercase));
+        text.push_str(characters.as_str().trim_end_matches('.'));
+        text.push('.');
+    }
+    text
+}
+
+/// What to do next where the error itself does not say.
+const fn default_hint(code: ErrorCode) -> &'static str {
+    match code {
+        ErrorCode::InvalidArgument => "correct the argument and call again; nothing was changed",
+        ErrorCode::SessionNotFound => "call list_sessions to see the sessions there are",
+        ErrorCode::AmbiguousSession => "give the whole sessionId",
+        ErrorCode::ProjectNotFound => "name a project that a connected worker serves, or add it to a worker",
+        ErrorCode::RequestIdConflict => "use a new requestId for a new request",
+        ErrorCode::AttentionPending => {
+            "call get_session_status to see what it waits on, and answer that first"
+        }
+        ErrorCode::AttentionStale => "call get_session_status to see what it waits on now",
+        ErrorCode::SessionRunning => "call stop_session first, or wait_for_completion",
+        ErrorCode::SessionEnded => "spawn_session starts a new one",
+        ErrorCode::InvalidCursor => "call again without cursor",
+        ErrorCode::TrustNotAllowed => {
+            "call again without trustMode, or allow it for this project in the worker's configuration"
+        }
+        ErrorCode::LimitReached => "call again later",
+        ErrorCode::StoreUnavailable => {
+            "nothing was changed; free disk space or repair the state folder, then call again"
+        }
+        ErrorCode::ControllerUnavailable => "call again in a moment",
+        ErrorCode::WorkerUnreachable => "the session may still run there; call again in a moment",
+        ErrorCode::VersionMismatch => "upgrade the older side",
+        ErrorCode::Internal | ErrorCode::Unspecified => "this is a defect in muster; its log says more",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_names_code_what_and_what_next() {
+        let error = Error::invalid("maxTurns", "it must be a whole number");
+        assert_eq!(
+            to_text(&error),
+            "invalid_argument: it must be a whole number (argument `maxTurns`). Correct the argument and \
+             call again; nothing was changed."
+        );
+        let error = Error::new(ErrorCode::SessionNotFound, "no session \"x\"").hint("closest: fix-1");
+        assert_eq!(to_text(&error), "session_not_found: no session \"x\". Closest: fix-1.");
+        let result = to_result(&error);
+        assert_eq!(result.is_error, Some(true));
+        assert!(result.structured_content.is_none());
+        assert_eq!(result.meta.expect("meta").0[META_ERROR], "session_not_found");
+    }
+}

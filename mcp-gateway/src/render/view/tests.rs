@@ -1,0 +1,131 @@
+use std::time::Duration;
+
+use muster_proto::v1::{
+    Attention, AttentionReason, InputAsk, PermissionAsk, PlanAsk, Question, QuestionOption, SessionSpec,
+    Usage, attention::Ask,
+};
+use serde_json::{Value, json};
+
+use super::*;
+
+fn session(status: SessionStatus) -> Session {
+    Session {
+        session_id: "019aab00-0000-7000-8000-000000000001".into(),
+        handle: "fix-login-7k2p9x".into(),
+        spec: Some(SessionSpec {
+            prompt: "Fix the login\nand more".into(),
+            project: "api".into(),
+            ..Default::default()
+        }),
+        status: status.into(),
+        usage: Some(Usage {
+            turns: 2,
+            input_tokens: 10,
+            output_tokens: 5,
+            cost_usd: 0.25,
+            ..Default::default()
+        }),
+        result_text: "done\u{1b}[0m ".repeat(200),
+        created_at: Some(muster_proto::time::from_system(SystemTime::UNIX_EPOCH + Duration::from_secs(1000))),
+        ..Default::default()
+    }
+}
+
+fn shown(session: &Session, form: Form) -> Value {
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1412);
+    serde_json::to_value(SessionView::at(session, form, now)).expect("JSON")
+}
+
+#[test]
+fn concise_is_short_and_full_is_whole() {
+    let session = session(SessionStatus::Working);
+    let concise = shown(&session, Form::Concise);
+    assert_eq!(concise["sessionId"], "fix-login-7k2p9x");
+    assert_eq!(concise["title"], "Fix the login");
+    assert_eq!(concise["status"], "working");
+    assert_eq!(concise["elapsedSeconds"], 412);
+    assert_eq!(concise["createdAt"], "1970-01-01T00:16:40Z");
+    assert!(concise["resultPreview"].as_str().expect("text").chars().count() < 450);
+    assert!(concise.get("tokens").is_none() && concise.get("result").is_none());
+    let full = shown(&session, Form::Full);
+    assert_eq!(full["tokens"], json!({"input": 10, "output": 5, "cacheRead": 0, "cacheCreation": 0}));
+    assert_eq!(full["costUsd"], 0.25);
+    assert_eq!(full["result"].as_str().expect("text").len(), 1000);
+    for view in [concise, full, shown(&session, Form::Brief)] {
+        let text = view.to_string();
+        assert!(!text.contains("null") && !text.contains("\\u001b"), "{text}");
+    }
+}
+
+#[test]
+fn an_ended_session_says_why_and_stops_its_clock() {
+    let mut session = session(SessionStatus::Failed);
+    session.ended_at =
+        Some(muster_proto::time::from_system(SystemTime::UNIX_EPOCH + Duration::from_secs(1003)));
+    session.end = Some(End {
+        reason: EndReason::TurnFailed.into(),
+        message: "API error 529".into(),
+        exit_code: Some(1),
+        api_error_status: Some(529),
+        ..Default::default()
+    });
+    let view = shown(&session, Form::Concise);
+    assert_eq!(view["elapsedSeconds"], 3);
+    assert_eq!(
+        view["end"],
+        json!({"reason": "turn_failed", "message": "API error 529", "exitCode": 1, "apiErrorStatus": 529})
+    );
+    assert!(view["next"].as_str().expect("text").contains("tries again"));
+}
+
+#[test]
+fn each_kind_of_attention_shows_what_is_asked_and_how_to_answer() {
+    let mut session = session(SessionStatus::NeedsAttention);
+    let mut shown_for = |reason: AttentionReason, ask: Ask| {
+        session.attention = Some(Attention {
+            attention_id: "a120".into(),
+            reason: reason.into(),
+            ask: Some(ask),
+            since: None,
+        });
+        shown(&session, Form::Full)
+    };
+    let view = shown_for(
+        AttentionReason::Permission,
+        Ask::Permission(PermissionAsk {
+            tool_name: "Bash".into(),
+            summary: "git push origin main".into(),
+            input_json: r#"{"command":"git push origin main"}"#.into(),
+            can_allow_always: true,
+            ..Default::default()
+        }),
+    );
+    assert_eq!(view["attentionReason"], "permission");
+    assert_eq!(view["attention"]["tool"], "Bash");
+    assert_eq!(view["attention"]["input"], json!({"command": "git push origin main"}));
+    assert!(view["attention"]["answerWith"].as_str().expect("text").contains("allow_always"));
+
+    let view = shown_for(
+        AttentionReason::Input,
+        Ask::Input(InputAsk {
+            questions: vec![Question {
+                question: "Which DB?".into(),
+                header: "DB".into(),
+                options: vec![QuestionOption { label: "Postgres".into(), description: String::new() }],
+                multi_select: false,
+            }],
+            ..Default::default()
+        }),
+    );
+    assert_eq!(
+        view["attention"]["questions"],
+        json!([{
+            "question": "Which DB?", "header": "DB", "options": [{"label": "Postgres"}],
+            "multiSelect": false
+        }])
+    );
+
+    let view = shown_for(AttentionReason::PlanApproval, Ask::Plan(PlanAsk { plan: "# Plan".into() }));
+    assert_eq!(view["attention"]["plan"], "# Plan");
+    assert!(view["attention"]["answerWith"].as_str().expect("text").contains("a120"));
+}

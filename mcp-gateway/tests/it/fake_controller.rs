@@ -1,0 +1,452 @@
+//! A controller in memory, behind real gRPC, that does what it is told.
+
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard},
+};
+
+use futures::{Stream, StreamExt as _, stream};
+use muster_proto::{
+    error::{Error, ErrorCode},
+    v1::{
+        ArchiveSessionRequest, ArchiveSessionResponse, Attention, AttentionReason, Delivery, End, EndReason,
+        GetSessionRequest, GetSessionResponse, InputAsk, ListSessionsRequest, ListSessionsResponse,
+        PermissionAsk, PlanAsk, Question, QuestionOption, ReadOutputRequest, ReadOutputResponse,
+        SendInputRequest, SendInputResponse, Session, SessionSpec, SessionStatus, SpawnSessionRequest,
+        SpawnSessionResponse, StatusCount, StopSessionRequest, StopSessionResponse, WatchSessionsRequest,
+        WatchSessionsResponse,
+        attention::Ask,
+        send_input_request::Input,
+        session_service_server::{SessionService, SessionServiceServer},
+    },
+};
+use muster_runtime::task::{self, Task};
+use tokio::{net::TcpListener, sync::watch};
+use tokio_stream::wrappers::TcpListenerStream;
+use tonic::{Request, Response, Status};
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[derive(Default)]
+pub struct State {
+    pub sessions: Vec<Session>,
+    pub output: HashMap<String, Vec<u8>>,
+    pub spawns: Vec<SpawnSessionRequest>,
+    pub inputs: Vec<SendInputRequest>,
+    pub stops: Vec<StopSessionRequest>,
+    pub lists: Vec<ListSessionsRequest>,
+    /// traceparent of each call that carried one.
+    pub traces: Vec<String>,
+    /// Calls of any kind.
+    pub calls: usize,
+    /// Watches that are open.
+    pub watchers: usize,
+    /// Every call and stream fails as if the process were gone.
+    pub down: bool,
+    /// The next spawn is done, and its answer is lost.
+    pub lose_next_answer: bool,
+}
+
+#[derive(Clone)]
+pub struct Fake {
+    state: Arc<Mutex<State>>,
+    changed: Arc<watch::Sender<u64>>,
+}
+
+pub struct Running {
+    pub fake: Fake,
+    pub addr: SocketAddr,
+    _serving: Task<()>,
+}
+
+impl Running {
+    pub async fn start() -> Self {
+        let fake = Fake { state: Arc::default(), changed: Arc::new(watch::channel(0).0) };
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let addr = listener.local_addr().expect("an address");
+        let service = SessionServiceServer::new(fake.clone())
+            .max_decoding_message_size(8 << 20)
+            .max_encoding_message_size(64 << 20);
+        let serving = task::spawn("fake controller", async move {
+            muster_runtime::grpc::server()
+                .add_service(service)
+                .serve_with_incoming(TcpListenerStream::new(listener))
+                .await
+                .expect("it serves");
+        });
+        Self { fake, addr, _serving: serving }
+    }
+
+    pub fn uri(&self) -> String {
+        format!("http://{}", self.addr)
+    }
+}
+
+impl Fake {
+    pub fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().expect("not poisoned")
+    }
+
+    /// Adds a session and tells nobody.
+    pub fn add(&self, handle: &str, status: SessionStatus) -> String {
+        let mut state = self.state();
+        let id = format!("019aab00-0000-7000-8000-{:012}", state.sessions.len() + 1);
+        state.sessions.push(Session {
+            session_id: id.clone(),
+            handle: handle.to_owned(),
+            spec: Some(SessionSpec {
+                prompt: format!("do {handle}"),
+                project: "api".into(),
+                ..Default::default()
+            }),
+            status: status.into(),
+            created_at: Some(muster_proto::time::now()),
+            ..Default::default()
+        });
+        id
+    }
+
+    /// Changes a session and wakes who watches it.
+    pub fn change(&self, handle: &str, change: impl FnOnce(&mut Session)) {
+        let mut state = self.state();
+        let session = state.sessions.iter_mut().find(|session| session.handle == handle).expect("it exists");
+        change(session);
+        session.revision += 1;
+        drop(state);
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    pub fn finish(&self, handle: &str, status: SessionStatus, result: &str) {
+        self.change(handle, |session| {
+            session.set_status(status);
+            session.attention = None;
+            result.clone_into(&mut session.result_text);
+            let reason = if status == SessionStatus::Completed {
+                EndReason::TurnCompleted
+            } else {
+                EndReason::TurnFailed
+            };
+            session.end =
+                Some(End { reason: reason.into(), message: "it ended".into(), ..Default::default() });
+        });
+    }
+
+    pub fn ask(&self, handle: &str, id: &str, reason: AttentionReason) {
+        let ask = match reason {
+            AttentionReason::Input => Ask::Input(InputAsk {
+                questions: vec![Question {
+                    question: "Which DB?".into(),
+                    header: "DB".into(),
+                    options: vec![
+                        QuestionOption { label: "Postgres".into(), description: "pg".into() },
+                        QuestionOption { label: "SQLite".into(), description: String::new() },
+                    ],
+                    multi_select: true,
+                }],
+                ..Default::default()
+            }),
+            AttentionReason::PlanApproval => Ask::Plan(PlanAsk { plan: "# Plan".into() }),
+            _ => Ask::Permission(PermissionAsk {
+                tool_name: "Bash".into(),
+                summary: "git push origin main".into(),
+                input_json: r#"{"command":"git push origin main"}"#.into(),
+                can_allow_always: true,
+                ..Default::default()
+            }),
+        };
+        self.change(handle, |session| {
+            session.set_status(SessionStatus::NeedsAttention);
+            session.attention = Some(Attention {
+                attention_id: id.to_owned(),
+                reason: reason.into(),
+                ask: Some(ask),
+                since: Some(muster_proto::time::now()),
+            });
+        });
+    }
+
+    pub fn set_output(&self, handle: &str, bytes: Vec<u8>) {
+        let end = bytes.len() as u64;
+        self.state().output.insert(handle.to_owned(), bytes);
+        self.change(handle, |session| session.output_end_offset = end);
+    }
+
+    pub fn set_down(&self, down: bool) {
+        self.state().down = down;
+        self.changed.send_modify(|version| *version += 1);
+    }
+
+    /// Waits until `condition` holds; the fake wakes it by changes, so poll gently beside it.
+    pub async fn until(&self, what: &str, condition: impl Fn(&State) -> bool) {
+        let deadline = tokio::time::Instant::now() + std::time::Duration::from_secs(20);
+        while !condition(&self.state()) {
+            assert!(tokio::time::Instant::now() < deadline, "never: {what}");
+            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
+        }
+    }
+
+    fn enter<T>(&self, request: &Request<T>) -> Result<(), Status> {
+        let mut state = self.state();
+        state.calls += 1;
+        if let Some(trace) = request.metadata().get("traceparent").and_then(|value| value.to_str().ok()) {
+            state.traces.push(trace.to_owned());
+        }
+        if state.down { Err(Status::unavailable("connection refused")) } else { Ok(()) }
+    }
+
+    fn find(&self, name: &str) -> Result<Session, Error> {
+        let state = self.state();
+        let matching: Vec<&Session> = state
+            .sessions
+            .iter()
+            .filter(|session| {
+                session.handle == name
+                    || session.session_id == name
+                    || (name.len() >= 4
+                        && (session.handle.starts_with(name) || session.session_id.starts_with(name)))
+            })
+            .collect();
+        match matching.as_slice() {
+            [] => Err(Error::new(ErrorCode::SessionNotFound, format!("no session {name:?}"))),
+            [session] => Ok((*session).clone()),
+            _ => {
+                Err(Error::new(ErrorCode::AmbiguousSession, format!("{name:?} begins more than one session")))
+            }
+        }
+    }
+}
+
+#[async_trait::async_trait]
+impl SessionService for Fake {
+    async fn spawn_session(
+        &self,
+        request: Request<SpawnSessionRequest>,
+    ) -> Result<Response<SpawnSessionResponse>, Status> {
+        self.enter(&request)?;
+        let request = request.into_inner();
+        let spec = request.spec.clone().unwrap_or_default();
+        if spec.prompt.is_empty() {
+            return Err(Error::invalid("prompt", "the prompt is empty").into());
+        }
+        if spec.trust_mode && spec.project == "strict" {
+            return Err(Error::new(
+                ErrorCode::TrustNotAllowed,
+                "project \"strict\" does not allow trust mode",
+            )
+            .into());
+        }
+        let before = self.state().spawns.iter().position(|spawn| spawn.request_id == request.request_id);
+        if let Some(index) = before {
+            let state = self.state();
+            if state.spawns[index].spec != request.spec {
+                let message = format!("request id {:?} was used with other arguments", request.request_id);
+                return Err(Error::new(ErrorCode::RequestIdConflict, message).into());
+            }
+            let session = state.sessions[index].clone();
+            return Ok(Response::new(SpawnSessionResponse { session: Some(session), replayed: true }));
+        }
+        let handle = format!("spawned-{}", self.state().sessions.len());
+        self.add(&handle, SessionStatus::Queued);
+        let mut state = self.state();
+        let session = state.sessions.last_mut().expect("just added");
+        session.spec = request.spec.clone();
+        session.queue_position = 1;
+        "no free slot".clone_into(&mut session.queue_reason);
+        let session = session.clone();
+        state.spawns.push(request);
+        if std::mem::take(&mut state.lose_next_answer) {
+            return Err(Status::unavailable("the answer got lost"));
+        }
+        Ok(Response::new(SpawnSessionResponse { session: Some(session), replayed: false }))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<GetSessionRequest>,
+    ) -> Result<Response<GetSessionResponse>, Status> {
+        self.enter(&request)?;
+        let session = self.find(&request.into_inner().session)?;
+        Ok(Response::new(GetSessionResponse { session: Some(session) }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        self.enter(&request)?;
+        let request = request.into_inner();
+        let mut state = self.state();
+        let from: usize = request.cursor.parse().unwrap_or(0);
+        let all: Vec<Session> = state
+            .sessions
+            .iter()
+            .filter(|session| request.statuses.is_empty() || request.statuses.contains(&session.status))
+            .cloned()
+            .collect();
+        let to = all.len().min(from + request.limit as usize);
+        let next_cursor = if to < all.len() { to.to_string() } else { String::new() };
+        let counts = vec![StatusCount {
+            status: SessionStatus::Working.into(),
+            count: state.sessions.iter().filter(|session| session.status() == SessionStatus::Working).count()
+                as u32,
+        }];
+        state.lists.push(request);
+        Ok(Response::new(ListSessionsResponse {
+            sessions: all[from..to].to_vec(),
+            next_cursor,
+            counts,
+            total: all.len() as u32,
+        }))
+    }
+
+    async fn send_input(
+        &self,
+        request: Request<SendInputRequest>,
+    ) -> Result<Response<SendInputResponse>, Status> {
+        self.enter(&request)?;
+        let request = request.into_inner();
+        let session = self.find(&request.session)?;
+        let known = self.state().inputs.iter().find(|input| input.request_id == request.request_id).cloned();
+        if let Some(before) = known {
+            if before.input != request.input {
+                return Err(Error::new(ErrorCode::RequestIdConflict, "used with other arguments").into());
+            }
+            let delivery = Delivery::Now.into();
+            return Ok(Response::new(SendInputResponse { session: Some(session), replayed: true, delivery }));
+        }
+        let delivery = match request.input.as_ref().expect("an input") {
+            Input::Answer(answer) => {
+                let open = session.attention.as_ref().map(|attention| attention.attention_id.clone());
+                if open.as_ref() != Some(&answer.attention_id) {
+                    return Err(Error::new(ErrorCode::AttentionStale, "it was answered already").into());
+                }
+                self.change(&session.handle, |session| {
+                    session.set_status(SessionStatus::Working);
+                    session.attention = None;
+                });
+                Delivery::Now
+            }
+            Input::Message(_) if session.attention.is_some() => {
+                return Err(Error::new(ErrorCode::AttentionPending, "it waits on a question").into());
+            }
+            Input::Message(_) if session.status() == SessionStatus::Stopped => {
+                return Err(Error::new(ErrorCode::SessionEnded, "it is stopped").into());
+            }
+            Input::Message(_) if session.status() == SessionStatus::Completed => {
+                self.change(&session.handle, |session| session.set_status(SessionStatus::Queued));
+                Delivery::NextAttempt
+            }
+            Input::Message(_) => Delivery::AfterTurn,
+            Input::Interrupt(_) if session.status() == SessionStatus::Working => Delivery::Now,
+            Input::Interrupt(_) => Delivery::Nothing,
+        };
+        let session = self.find(&request.session)?;
+        self.state().inputs.push(request);
+        Ok(Response::new(SendInputResponse {
+            session: Some(session),
+            replayed: false,
+            delivery: delivery.into(),
+        }))
+    }
+
+    async fn stop_session(
+        &self,
+        request: Request<StopSessionRequest>,
+    ) -> Result<Response<StopSessionResponse>, Status> {
+        self.enter(&request)?;
+        let request = request.into_inner();
+        let session = self.find(&request.session)?;
+        let changed = session.status() != SessionStatus::Stopped;
+        self.change(&session.handle, |session| session.set_status(SessionStatus::Stopped));
+        self.state().stops.push(request);
+        Ok(Response::new(StopSessionResponse { session: Some(self.find(&session.handle)?), changed }))
+    }
+
+    async fn archive_session(
+        &self,
+        request: Request<ArchiveSessionRequest>,
+    ) -> Result<Response<ArchiveSessionResponse>, Status> {
+        self.enter(&request)?;
+        let session = self.find(&request.into_inner().session)?;
+        if session.status() == SessionStatus::Working {
+            return Err(Error::new(ErrorCode::SessionRunning, "it runs").into());
+        }
+        let changed = !session.archived;
+        self.change(&session.handle, |session| session.archived = true);
+        Ok(Response::new(ArchiveSessionResponse { session: Some(self.find(&session.handle)?), changed }))
+    }
+
+    type WatchSessionsStream = Streamed<WatchSessionsResponse>;
+
+    async fn watch_sessions(
+        &self,
+        request: Request<WatchSessionsRequest>,
+    ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        self.enter(&request)?;
+        let mut names = Vec::new();
+        for name in request.into_inner().sessions {
+            names.push(self.find(&name)?.handle);
+        }
+        self.state().watchers += 1;
+        let guard = Watcher(self.clone());
+        let mut changes = self.changed.subscribe();
+        changes.mark_changed();
+        let stream = stream::unfold((guard, changes, names), |(guard, mut changes, names)| async move {
+            changes.changed().await.ok()?;
+            if guard.0.state().down {
+                return Some((Err(Status::unavailable("going down")), (guard, changes, names)));
+            }
+            let sessions = guard
+                .0
+                .state()
+                .sessions
+                .iter()
+                .filter(|session| names.contains(&session.handle))
+                .cloned()
+                .collect();
+            Some((Ok(WatchSessionsResponse { sessions }), (guard, changes, names)))
+        });
+        Ok(Response::new(stream.boxed()))
+    }
+
+    type ReadOutputStream = Streamed<ReadOutputResponse>;
+
+    async fn read_output(
+        &self,
+        request: Request<ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        self.enter(&request)?;
+        let request = request.into_inner();
+        let session = self.find(&request.session)?;
+        let all = self.state().output.get(&session.handle).cloned().unwrap_or_default();
+        let from = request.from_offset as usize;
+        if from > all.len() {
+            return Err(Error::new(ErrorCode::InvalidCursor, "the offset lies past the end").into());
+        }
+        let limit = if request.limit_bytes == 0 { usize::MAX } else { request.limit_bytes as usize };
+        let to = all.len().min(from.saturating_add(limit));
+        let ended = matches!(session.status(), SessionStatus::Completed | SessionStatus::Failed);
+        let end_offset = all.len() as u64;
+        let mut offset = from as u64;
+        let chunks: Vec<_> = all[from..to]
+            .chunks(64 << 10)
+            .map(|chunk| {
+                let response = ReadOutputResponse { offset, data: chunk.to_vec().into(), end_offset, ended };
+                offset += chunk.len() as u64;
+                Ok(response)
+            })
+            .collect();
+        Ok(Response::new(stream::iter(chunks).boxed()))
+    }
+}
+
+/// Counts a watch as open for as long as its stream lives.
+struct Watcher(Fake);
+
+impl Drop for Watcher {
+    fn drop(&mut self) {
+        self.0.state().watchers -= 1;
+    }
+}

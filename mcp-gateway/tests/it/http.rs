@@ -1,0 +1,241 @@
+//! The HTTP face, spoken to as any program might: well, badly, and from elsewhere.
+
+use std::{net::SocketAddr, time::Duration};
+
+use muster_mcp_gateway::{HttpGateway, StartError};
+use muster_proto::v1::SessionStatus;
+use muster_runtime::shutdown::Shutdown;
+use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    time::timeout,
+};
+
+use crate::{fake_controller::Running, farm::config};
+
+const LONG: Duration = Duration::from_secs(20);
+const MODERN: &str = "2026-07-28";
+
+struct Site {
+    controller: Running,
+    gateway: HttpGateway,
+    shutdown: Shutdown,
+}
+
+impl Site {
+    async fn start() -> Self {
+        let controller = Running::start().await;
+        let shutdown = Shutdown::new();
+        let listen = "127.0.0.1:0".parse().expect("an address");
+        let gateway =
+            HttpGateway::start(config(&controller.uri()), listen, shutdown.clone()).await.expect("it starts");
+        Self { controller, gateway, shutdown }
+    }
+
+    fn addr(&self) -> SocketAddr {
+        self.gateway.local_addr()
+    }
+
+    async fn open(&self, headers: &[(&str, &str)], body: &str) -> TcpStream {
+        let mut stream = TcpStream::connect(self.addr()).await.expect("connected");
+        let mut request =
+            format!("POST /mcp HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
+        let defaults = [
+            ("host", "127.0.0.1"),
+            ("content-type", "application/json"),
+            ("accept", "application/json, text/event-stream"),
+        ];
+        for (name, value) in
+            defaults.iter().filter(|(name, _)| !headers.iter().any(|(other, _)| other == name))
+        {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        for (name, value) in headers {
+            request.push_str(&format!("{name}: {value}\r\n"));
+        }
+        stream.write_all(format!("{request}\r\n{body}").as_bytes()).await.expect("written");
+        stream
+    }
+
+    /// Status line and headers, and what of the body is data of events or JSON.
+    async fn post(&self, headers: &[(&str, &str)], body: &Value) -> (String, String) {
+        let mut stream = self.open(headers, &body.to_string()).await;
+        let mut answer = Vec::new();
+        timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("read");
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+        (head.to_owned(), body.to_owned())
+    }
+
+    async fn call(&self, tool: &str, arguments: Value) -> Value {
+        let headers = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", tool)];
+        let (head, body) = self.post(&headers, &modern_call(tool, &arguments)).await;
+        assert!(head.starts_with("HTTP/1.1 200"), "{head}\n{body}");
+        message(&body)
+    }
+}
+
+fn modern_call(tool: &str, arguments: &Value) -> Value {
+    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
+        "name": tool, "arguments": arguments, "_meta": {
+            "io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientCapabilities": {},
+            "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "0"},
+            "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}})
+}
+
+/// The JSON-RPC answer in a body, be it an event stream or JSON, chunked or not.
+fn message(body: &str) -> Value {
+    body.lines()
+        .map(|line| line.strip_prefix("data: ").unwrap_or(line))
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .find(|value| value.get("result").is_some() || value.get("error").is_some())
+        .unwrap_or_else(|| panic!("no answer in {body}"))
+}
+
+#[tokio::test]
+async fn both_eras_are_served_at_one_address() {
+    let site = Site::start().await;
+    let answer = site.call("spawn_session", json!({"prompt": "p", "worktree": true})).await;
+    assert_eq!(answer["result"]["structuredContent"]["status"], "queued", "{answer}");
+
+    let hello = json!({"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "t", "version": "0"}}});
+    let mut stream = site.open(&[], &hello.to_string()).await;
+    let mut answer = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("read");
+    let answer = String::from_utf8_lossy(&answer).to_lowercase();
+    let session =
+        answer.lines().find_map(|line| line.strip_prefix("mcp-session-id: ")).expect("a session").to_owned();
+    let headers = [("mcp-session-id", session.as_str()), ("mcp-protocol-version", "2025-11-25")];
+    let ready = json!({"jsonrpc": "2.0", "method": "notifications/initialized"});
+    let (head, _) = site.post(&headers, &ready).await;
+    assert!(head.starts_with("HTTP/1.1 202"), "{head}");
+    let list = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {
+        "name": "list_sessions", "arguments": {}}});
+    let (_, body) = site.post(&headers, &list).await;
+    assert_eq!(message(&body)["result"]["structuredContent"]["total"], 1);
+}
+
+#[tokio::test]
+async fn a_prompt_of_a_megabyte_passes_byte_for_byte() {
+    let site = Site::start().await;
+    let prompt = "\"ä\n".repeat(1 << 18);
+    let answer = site.call("spawn_session", json!({"prompt": prompt})).await;
+    assert!(answer["result"]["isError"] != true, "{answer}");
+    assert_eq!(site.controller.fake.state().spawns[0].spec.as_ref().expect("a spec").prompt, prompt);
+}
+
+#[tokio::test]
+async fn a_slow_call_has_its_head_early_and_its_answer_late() {
+    let site = Site::start().await;
+    site.controller.fake.add("work-1", SessionStatus::Working);
+    let body = modern_call("wait_for_completion", &json!({"sessionId": "work-1", "timeoutSeconds": 60}));
+    let headers =
+        [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "wait_for_completion")];
+    let mut stream = site.open(&headers, &body.to_string()).await;
+    let mut head = vec![0; 4096];
+    let read = timeout(LONG, stream.read(&mut head)).await.expect("a head before the answer").expect("read");
+    let head = String::from_utf8_lossy(&head[..read]).to_lowercase();
+    assert!(head.starts_with("http/1.1 200") && head.contains("text/event-stream"), "{head}");
+    site.controller.fake.finish("work-1", SessionStatus::Completed, "at last");
+    let mut rest = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut rest)).await.expect("in time").expect("read");
+    let answer = message(&String::from_utf8_lossy(&rest));
+    assert_eq!(answer["result"]["structuredContent"]["reason"], "completed", "{answer}");
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_frees_its_wait() {
+    let site = Site::start().await;
+    site.controller.fake.add("work-1", SessionStatus::Working);
+    let body = modern_call("wait_for_completion", &json!({"sessionId": "work-1", "timeoutSeconds": 600}));
+    let headers =
+        [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "wait_for_completion")];
+    let stream = site.open(&headers, &body.to_string()).await;
+    site.controller.fake.until("a wait", |state| state.watchers == 1).await;
+    drop(stream);
+    site.controller.fake.until("the stream is free", |state| state.watchers == 0).await;
+}
+
+#[tokio::test]
+async fn foreign_pages_and_names_are_refused() {
+    let site = Site::start().await;
+    let body = modern_call("list_sessions", &json!({}));
+    let call =
+        [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "list_sessions")];
+    for (name, value, allowed) in [
+        ("origin", "http://evil.example", false),
+        ("origin", "null", false),
+        ("origin", "http://localhost.evil.example", false),
+        ("origin", "http://localhost:3000", true),
+        ("origin", "http://127.0.0.1:6274", true),
+        ("origin", "http://[::1]:80", true),
+        ("host", "evil.example", false),
+        ("host", "localhost:1234", true),
+    ] {
+        let mut headers = call.to_vec();
+        headers.push((name, value));
+        let (head, _) = site.post(&headers, &body).await;
+        let passed = head.starts_with("HTTP/1.1 200");
+        assert_eq!(passed, allowed, "{name}: {value}: {head}");
+        assert!(passed || head.starts_with("HTTP/1.1 403"), "{head}");
+    }
+}
+
+#[tokio::test]
+async fn garbage_costs_its_own_connection_only() {
+    let site = Site::start().await;
+    let mut stream = TcpStream::connect(site.addr()).await.expect("connected");
+    let noise: Vec<u8> =
+        (0..10 << 20).map(|index: u32| (index.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+    // The server may close while we write: that is its right.
+    let _ = timeout(LONG, stream.write_all(&noise)).await;
+    drop(stream);
+    for body in ["", "{", "[]", "7", "{\"jsonrpc\": \"2.0\"}"] {
+        let mut stream = site.open(&[], body).await;
+        let mut answer = Vec::new();
+        timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("read");
+        assert!(answer.starts_with(b"HTTP/1.1 4"), "{body}: {}", String::from_utf8_lossy(&answer));
+    }
+    let huge = format!("{{\"x\": \"{}\"}}", "y".repeat(5 << 20));
+    let mut stream = site.open(&[], &huge).await;
+    let mut answer = Vec::new();
+    let _ = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time");
+    site.call("list_sessions", json!({})).await;
+}
+
+#[tokio::test]
+async fn health_is_told_and_shutdown_leaves_soon_with_a_wait_open() {
+    let site = Site::start().await;
+    let mut stream = TcpStream::connect(site.addr()).await.expect("connected");
+    stream
+        .write_all(b"GET /healthz HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("written");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.expect("read");
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("ok\n"), "{answer}");
+    site.controller.fake.add("work-1", SessionStatus::Working);
+    let body = modern_call("wait_for_completion", &json!({"sessionId": "work-1", "timeoutSeconds": 600}));
+    let headers =
+        [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "wait_for_completion")];
+    let _open = site.open(&headers, &body.to_string()).await;
+    site.controller.fake.until("a wait", |state| state.watchers == 1).await;
+    site.shutdown.request();
+    timeout(LONG, site.gateway.finished()).await.expect("in time");
+}
+
+#[tokio::test]
+async fn only_loopback_is_listened_on() {
+    let start = |listen: &str| {
+        let listen = listen.parse().expect("an address");
+        HttpGateway::start(config("http://127.0.0.1:1"), listen, Shutdown::new())
+    };
+    let error = start("0.0.0.0:0").await.expect_err("refused");
+    assert!(matches!(error, StartError::NotLoopback(_)) && error.to_string().contains("loopback"), "{error}");
+    let site = Site::start().await;
+    let error = start(&site.addr().to_string()).await.expect_err("in use");
+    assert!(error.to_string().contains("cannot listen on 127.0.0.1:"), "{error}");
+}

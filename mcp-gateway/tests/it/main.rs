@@ -1,0 +1,10 @@
+//! The gateway as its clients see it: real MCP clients before it, a scripted controller behind it.
+
+mod arguments;
+mod fake_controller;
+mod farm;
+mod http;
+mod output;
+mod stdio;
+mod tools;
+mod waits;
