@@ -1,0 +1,118 @@
+//! A worker that connects: what it holds against what it should hold.
+//!
+//! | the worker | the engine | what happens |
+//! |---|---|---|
+//! | holds the attempt | wants it | adopted; inputs it has not applied are sent |
+//! | holds the attempt | wants it stopped | StopAttempt |
+//! | runs another attempt, or one that ended, or one of another worker | | StopAttempt for that attempt |
+//! | holds it not, never reported it | wants it | StartSession again: starting is idempotent |
+//! | holds it not, reported it before | wants it | the attempt ended: WORKER_LOST |
+//! | has a workspace to release | | ReleaseWorkspace |
+
+use std::collections::HashMap;
+
+use muster_proto::{
+    ids::{SessionId, WorkerId},
+    v1::{
+        AttemptEnded, ConnectResponse, End, EndReason, HeldSession, Project, StopAttempt,
+        connect_response::Body,
+    },
+};
+use tracing::{info, warn};
+
+use super::{Attach, archive, events, input, place, run::Engine, stage::Stage, stop};
+use crate::session::{Phase, Session};
+
+impl Engine {
+    /// Links a worker and reconciles. Returns the commands it is to be given first.
+    pub(super) fn attach(&mut self, attach: Attach, stage: &mut Stage) -> Vec<ConnectResponse> {
+        let Attach { worker, incarnation, hello, link } = attach;
+        self.announce(&worker, &hello.projects, stage);
+        let held: HashMap<SessionId, &HeldSession> =
+            hello.held.iter().filter_map(|held| Some((held.session_id.parse().ok()?, held))).collect();
+        let mut commands: Vec<Body> = Vec::new();
+        for held in &hello.held {
+            self.reconcile_held(&worker, held, stage, &mut commands);
+        }
+        for id in stage.active_on(&self.book, &worker) {
+            if !held.contains_key(&id) {
+                self.reconcile_missing(&worker, id, stage, &mut commands);
+            }
+        }
+        let releasing: Vec<_> = self.book.releasing(&worker).collect();
+        commands
+            .extend(releasing.iter().filter_map(|id| Some(archive::release(stage.get(&self.book, *id)?))));
+        info!(worker.id = %worker, worker.incarnation = %incarnation, held = held.len(), commands = commands.len(),
+            "a worker connected");
+        stage.reporters.insert(worker.clone());
+        self.fleet.attach(worker, incarnation, hello, link);
+        self.plan_due = true;
+        commands.into_iter().map(|body| ConnectResponse { body: Some(body) }).collect()
+    }
+
+    fn announce(&self, worker: &WorkerId, projects: &[Project], stage: &mut Stage) {
+        for project in projects {
+            let known =
+                self.book.projects().get(&project.name).and_then(|workers| workers.get(worker.as_str()));
+            if known != Some(project) {
+                stage.project(worker, project.clone());
+            }
+        }
+    }
+
+    fn reconcile_held(&self, worker: &WorkerId, held: &HeldSession, stage: &Stage, commands: &mut Vec<Body>) {
+        let session = held.session_id.parse().ok().and_then(|id| stage.get(&self.book, id));
+        let own = session.filter(|session| {
+            session.is_on(worker) && session.state.attempt == held.attempt && session.phase().is_active()
+        });
+        match own {
+            Some(session) if session.phase() == Phase::Stopping => commands.push(stop::command(session)),
+            Some(session) => {
+                let missing = session.inputs.range(held.last_input + 1..);
+                commands.extend(missing.map(|(_, input)| input::apply_input(session, input)));
+            }
+            None if held.running => {
+                warn!(worker.id = %worker, session.id = held.session_id, attempt = held.attempt,
+                    "the worker runs what nobody wants; it is stopped");
+                let session_id = held.session_id.clone();
+                commands.push(Body::Stop(StopAttempt { session_id, attempt: held.attempt }));
+            }
+            None => {}
+        }
+    }
+
+    fn reconcile_missing(
+        &self,
+        worker: &WorkerId,
+        id: SessionId,
+        stage: &mut Stage,
+        commands: &mut Vec<Body>,
+    ) {
+        let Some(mut session) = stage.copy(&self.book, id) else { return };
+        if session.phase() == Phase::Stopping {
+            // It answers that it does not hold it, after anything that was still on its way.
+            commands.push(stop::command(&session));
+        } else if session.state.seen {
+            warn!(worker.id = %worker, session.id = %id, attempt = session.state.attempt,
+                "the worker no longer holds the attempt; it is lost");
+            let ended = lost(&session, worker, self.outputs.end(id));
+            if let Err(illegal) = events::attempt_ended(&mut session, ended, muster_proto::time::now(), stage)
+            {
+                warn!(session.id = %id, error = %illegal, "a lost attempt could not be ended");
+            }
+            stage.put(session);
+        } else {
+            commands.extend(place::start(&session));
+        }
+    }
+}
+
+fn lost(session: &Session, worker: &WorkerId, output_end: u64) -> AttemptEnded {
+    let message = format!("{worker} came back without it");
+    AttemptEnded {
+        end: Some(End { reason: EndReason::WorkerLost.into(), message, ..End::default() }),
+        spool_end_offset: output_end,
+        resumable: session.state.conversation,
+        ..AttemptEnded::default()
+    }
+}

@@ -1,0 +1,168 @@
+//! What is installed: every session, and the ways to find one. Always equal to what the store holds.
+
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+
+use muster_proto::{
+    error::{Error, ErrorCode},
+    ids::{SessionId, WorkerId},
+    v1::{Project, WorkspaceState},
+};
+
+use crate::session::{Phase, Session};
+
+/// Shortest prefix that names a session.
+const PREFIX: usize = 4;
+
+#[derive(Debug, Default)]
+pub(super) struct Book {
+    sessions: BTreeMap<SessionId, Session>,
+    /// Ids and handles.
+    names: BTreeMap<String, SessionId>,
+    /// Request ids of spawns.
+    requests: HashMap<String, SessionId>,
+    /// By ticket: first come, first served.
+    queue: BTreeMap<u64, SessionId>,
+    active: HashMap<WorkerId, BTreeSet<SessionId>>,
+    /// Sessions whose workspace a worker was told to release.
+    releasing: HashMap<WorkerId, BTreeSet<SessionId>>,
+    /// Every project ever announced, by name and worker.
+    projects: BTreeMap<String, BTreeMap<String, Project>>,
+    last_ticket: u64,
+}
+
+impl Book {
+    pub(super) fn get(&self, id: SessionId) -> Option<&Session> {
+        self.sessions.get(&id)
+    }
+
+    /// Oldest first.
+    pub(super) fn sessions(&self) -> impl DoubleEndedIterator<Item = &Session> {
+        self.sessions.values()
+    }
+
+    pub(super) fn queue(&self) -> &BTreeMap<u64, SessionId> {
+        &self.queue
+    }
+
+    pub(super) fn active(&self, worker: &WorkerId) -> impl Iterator<Item = SessionId> {
+        self.active.get(worker).into_iter().flatten().copied()
+    }
+
+    pub(super) fn active_count(&self, worker: &WorkerId) -> usize {
+        self.active.get(worker).map_or(0, BTreeSet::len)
+    }
+
+    /// Workers that hold, or should hold, an attempt.
+    pub(super) fn active_workers(&self) -> impl Iterator<Item = &WorkerId> {
+        self.active.keys()
+    }
+
+    pub(super) fn releasing(&self, worker: &WorkerId) -> impl Iterator<Item = SessionId> {
+        self.releasing.get(worker).into_iter().flatten().copied()
+    }
+
+    pub(super) fn by_request(&self, request_id: &str) -> Option<SessionId> {
+        self.requests.get(request_id).copied()
+    }
+
+    pub(super) fn is_named(&self, name: &str) -> bool {
+        self.names.contains_key(name)
+    }
+
+    pub(super) const fn last_ticket(&self) -> u64 {
+        self.last_ticket
+    }
+
+    pub(super) fn projects(&self) -> &BTreeMap<String, BTreeMap<String, Project>> {
+        &self.projects
+    }
+
+    pub(super) fn set_project(&mut self, worker: &str, project: Project) {
+        self.projects.entry(project.name.clone()).or_default().insert(worker.to_owned(), project);
+    }
+
+    /// The session that `text` names: an id, a handle, or a unique prefix of either.
+    pub(super) fn resolve(&self, text: &str) -> Result<SessionId, Error> {
+        let name = text.to_ascii_lowercase();
+        if let Some(id) = self.names.get(&name) {
+            return Ok(*id);
+        }
+        let shown: String = text.chars().take(64).collect();
+        if name.is_empty() {
+            return Err(Error::invalid("session", "no session is named"));
+        }
+        let mut found = BTreeSet::new();
+        if name.len() >= PREFIX {
+            let matching = self.names.range(name.clone()..).take_while(|(known, _)| known.starts_with(&name));
+            found.extend(matching.map(|(_, id)| *id).take(32));
+        }
+        let mut ids = found.iter();
+        match (ids.next(), ids.next()) {
+            (Some(id), None) => Ok(*id),
+            (Some(_), Some(_)) => {
+                let handles: Vec<_> = found
+                    .iter()
+                    .take(5)
+                    .filter_map(|id| Some(self.get(*id)?.fixed.handle.as_str()))
+                    .collect();
+                let error =
+                    Error::new(ErrorCode::AmbiguousSession, format!("several sessions begin with {shown:?}"));
+                Err(Error { field: "session".to_owned(), ..error }
+                    .hint(format!("Give more characters; for example {}.", handles.join(", "))))
+            }
+            _ => {
+                let error = Error::new(ErrorCode::SessionNotFound, format!("there is no session {shown:?}"));
+                Err(Error { field: "session".to_owned(), ..error }
+                    .hint("List the sessions to find its id or handle."))
+            }
+        }
+    }
+
+    /// Puts a session, durable by now, in the place of what it was.
+    pub(super) fn install(&mut self, session: Session) {
+        let id = session.id;
+        match self.sessions.remove(&id) {
+            Some(old) => self.unindex(&old),
+            None => {
+                self.names.insert(id.to_string(), id);
+                self.names.insert(session.fixed.handle.clone(), id);
+                if !session.fixed.request_id.is_empty() {
+                    self.requests.insert(session.fixed.request_id.clone(), id);
+                }
+            }
+        }
+        self.last_ticket = self.last_ticket.max(session.state.queue_ticket);
+        if session.phase() == Phase::Queued {
+            self.queue.insert(session.state.queue_ticket, id);
+        }
+        if let Some(worker) = session.worker() {
+            if session.phase().is_active() {
+                self.active.entry(worker.clone()).or_default().insert(id);
+            }
+            if is_releasing(&session) {
+                self.releasing.entry(worker).or_default().insert(id);
+            }
+        }
+        self.sessions.insert(id, session);
+    }
+
+    fn unindex(&mut self, old: &Session) {
+        if old.phase() == Phase::Queued {
+            self.queue.remove(&old.state.queue_ticket);
+        }
+        let Some(worker) = old.worker() else { return };
+        for index in [&mut self.active, &mut self.releasing] {
+            if let Some(ids) = index.get_mut(&worker) {
+                ids.remove(&old.id);
+                if ids.is_empty() {
+                    index.remove(&worker);
+                }
+            }
+        }
+    }
+}
+
+/// Whether a worker was told to release its workspace and has not said that it did.
+fn is_releasing(session: &Session) -> bool {
+    session.state.workspace.as_ref().is_some_and(|workspace| workspace.state() == WorkspaceState::Releasing)
+}

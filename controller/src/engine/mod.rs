@@ -1,0 +1,231 @@
+//! The one owner of what sessions are.
+//!
+//! An actor: callers ask through [`Handle`]. It takes what waits as one batch, applies it to copies, makes all of it
+//! durable with one commit of the store, and only then installs the copies, answers, and tells workers and watchers. So
+//! nothing is ever said that a crash could take back, and a failed commit changes nothing.
+//! Arrows: service -> engine -> {session, scheduler, fleet, output, store}, never back.
+
+mod archive;
+mod attach;
+mod book;
+mod events;
+mod input;
+mod place;
+mod read;
+mod recover;
+mod run;
+mod spawn;
+mod stage;
+mod stop;
+mod watch;
+
+use std::time::Duration;
+
+use muster_proto::{
+    error::{Error, ErrorCode},
+    ids::{Incarnation, SessionId, WorkerId},
+    v1::{self, ConnectResponse, Delivery, Heartbeat, Hello, SessionEvent, SessionSpec, send_input_request},
+};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::fleet::link::{Closed, Link, LinkId};
+pub use read::{ListQuery, Listed, OutputState};
+pub use recover::{RecoverError, start};
+pub use watch::{Selection, Watcher};
+
+/// Messages that wait for the engine. When full, callers wait: nothing is dropped.
+const MAILBOX: usize = 4096;
+
+/// What the engine needs to know.
+#[derive(Debug, Clone, Copy)]
+pub struct Config {
+    /// How often it looks at the workers.
+    pub tick: Duration,
+    /// After how long a worker counts as silent.
+    pub unreachable_after: Duration,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, Error>>;
+
+enum Message {
+    Change(Change),
+    Read(Read),
+}
+
+/// What may change a session: applied in batches, durable before it is answered.
+enum Change {
+    Spawn { request: SpawnRequest, reply: Reply<(v1::Session, bool)> },
+    Input { request: InputRequest, reply: Reply<(v1::Session, bool, Delivery)> },
+    Stop { session: String, reason: String, reply: Reply<(v1::Session, bool)> },
+    Archive { session: String, reply: Reply<(v1::Session, bool)> },
+    Attach { hello: Box<Attach>, reply: Reply<Vec<ConnectResponse>> },
+    Detach { worker: WorkerId, link: LinkId },
+    Heartbeat { worker: WorkerId, link: LinkId, heartbeat: Heartbeat },
+    Event { worker: WorkerId, link: LinkId, event: Box<SessionEvent> },
+}
+
+/// What changes nothing: answered from what is installed.
+enum Read {
+    Get { session: String, reply: Reply<v1::Session> },
+    List { query: Box<ListQuery>, reply: Reply<Listed> },
+    Explain { session: String, reply: Reply<v1::ExplainSessionResponse> },
+    Workers { reply: Reply<Vec<v1::Worker>> },
+    Watch { sessions: Vec<String>, reply: Reply<(Watcher, Vec<v1::Session>)> },
+    Views { ids: Vec<SessionId>, reply: Reply<Vec<v1::Session>> },
+    Output { session: String, reply: Reply<OutputState> },
+    Link { worker: WorkerId, incarnation: Incarnation, reply: Reply<Option<Closed>> },
+    Holds { worker: WorkerId, session: SessionId, reply: Reply<bool> },
+}
+
+/// A checked request for a session.
+#[derive(Debug)]
+pub struct SpawnRequest {
+    /// Checked, but for what depends on the fleet.
+    pub spec: SessionSpec,
+    /// Empty: none.
+    pub request_id: String,
+    /// Trace context of the caller.
+    pub traceparent: String,
+}
+
+/// A checked request for input.
+#[derive(Debug)]
+pub struct InputRequest {
+    /// Id, handle or prefix.
+    pub session: String,
+    /// Empty: none.
+    pub request_id: String,
+    /// What to give it.
+    pub input: send_input_request::Input,
+}
+
+/// A worker that said a valid Hello, and the pipe to it.
+#[derive(Debug)]
+pub struct Attach {
+    /// Its name.
+    pub worker: WorkerId,
+    /// Of its process.
+    pub incarnation: Incarnation,
+    /// As sent.
+    pub hello: Hello,
+    /// The pipe.
+    pub link: Link,
+}
+
+/// The way to ask the engine. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Handle {
+    mailbox: mpsc::Sender<Message>,
+}
+
+impl Handle {
+    async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
+        let gone = || {
+            Error::new(ErrorCode::ControllerUnavailable, "the controller is shutting down").hint("Try again.")
+        };
+        let (reply, answer) = oneshot::channel();
+        self.mailbox.send(message(reply)).await.map_err(|_| gone())?;
+        answer.await.map_err(|_| gone())?
+    }
+
+    async fn change<T>(&self, change: impl FnOnce(Reply<T>) -> Change) -> Result<T, Error> {
+        self.ask(|reply| Message::Change(change(reply))).await
+    }
+
+    async fn read<T>(&self, read: impl FnOnce(Reply<T>) -> Read) -> Result<T, Error> {
+        self.ask(|reply| Message::Read(read(reply))).await
+    }
+
+    /// Accepts a session; true: it was accepted before.
+    ///
+    /// # Errors
+    /// As the RPC documents; so for all that follow.
+    pub async fn spawn(&self, request: SpawnRequest) -> Result<(v1::Session, bool), Error> {
+        self.change(|reply| Change::Spawn { request, reply }).await
+    }
+
+    /// Gives a session input; true: it was given before.
+    pub async fn input(&self, request: InputRequest) -> Result<(v1::Session, bool, Delivery), Error> {
+        self.change(|reply| Change::Input { request, reply }).await
+    }
+
+    /// Stops a session; true: it was not stopped before.
+    pub async fn stop(&self, session: String, reason: String) -> Result<(v1::Session, bool), Error> {
+        self.change(|reply| Change::Stop { session, reason, reply }).await
+    }
+
+    /// Archives a session; true: it was not archived before. Does not wait for the worker.
+    pub async fn archive(&self, session: String) -> Result<(v1::Session, bool), Error> {
+        self.change(|reply| Change::Archive { session, reply }).await
+    }
+
+    /// Links a worker. Returns what it is to be told first, Welcome not included.
+    pub async fn attach(&self, hello: Attach) -> Result<Vec<ConnectResponse>, Error> {
+        let hello = Box::new(hello);
+        self.change(|reply| Change::Attach { hello, reply }).await
+    }
+
+    /// A link ended.
+    pub async fn detach(&self, worker: WorkerId, link: LinkId) {
+        // An engine that is gone has no links.
+        let _ = self.mailbox.send(Message::Change(Change::Detach { worker, link })).await;
+    }
+
+    /// A worker is there.
+    pub async fn heartbeat(&self, worker: WorkerId, link: LinkId, heartbeat: Heartbeat) {
+        let change = Change::Heartbeat { worker, link, heartbeat };
+        let _ = self.mailbox.send(Message::Change(change)).await;
+    }
+
+    /// Something happened to a session. Acknowledged to the worker once durable.
+    pub async fn event(&self, worker: WorkerId, link: LinkId, event: SessionEvent) {
+        let event = Box::new(event);
+        let _ = self.mailbox.send(Message::Change(Change::Event { worker, link, event })).await;
+    }
+
+    /// Reads one session.
+    pub async fn get(&self, session: String) -> Result<v1::Session, Error> {
+        self.read(|reply| Read::Get { session, reply }).await
+    }
+
+    /// Lists sessions.
+    pub async fn list(&self, query: ListQuery) -> Result<Listed, Error> {
+        let query = Box::new(query);
+        self.read(|reply| Read::List { query, reply }).await
+    }
+
+    /// Why a session waits.
+    pub async fn explain(&self, session: String) -> Result<v1::ExplainSessionResponse, Error> {
+        self.read(|reply| Read::Explain { session, reply }).await
+    }
+
+    /// Every worker.
+    pub async fn workers(&self) -> Result<Vec<v1::Worker>, Error> {
+        self.read(|reply| Read::Workers { reply }).await
+    }
+
+    /// Watches sessions (none named: all that are not archived), and reads them as they are.
+    pub async fn watch(&self, sessions: Vec<String>) -> Result<(Watcher, Vec<v1::Session>), Error> {
+        self.read(|reply| Read::Watch { sessions, reply }).await
+    }
+
+    /// Reads sessions by id; ones that do not exist are left out.
+    pub async fn views(&self, ids: Vec<SessionId>) -> Result<Vec<v1::Session>, Error> {
+        self.read(|reply| Read::Views { ids, reply }).await
+    }
+
+    /// What a reader of output has to know of a session.
+    pub async fn output(&self, session: String) -> Result<OutputState, Error> {
+        self.read(|reply| Read::Output { session, reply }).await
+    }
+
+    /// The link of a worker, if it is of that incarnation.
+    pub async fn link(&self, worker: WorkerId, incarnation: Incarnation) -> Result<Option<Closed>, Error> {
+        self.read(|reply| Read::Link { worker, incarnation, reply }).await
+    }
+
+    /// Whether the output of a session comes from this worker.
+    pub async fn holds(&self, worker: WorkerId, session: SessionId) -> Result<bool, Error> {
+        self.read(|reply| Read::Holds { worker, session, reply }).await
+    }
+}

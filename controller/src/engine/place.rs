@@ -1,0 +1,107 @@
+//! Between the scheduler, which only thinks, and the workers.
+
+use std::{collections::BTreeMap, time::Instant};
+
+use muster_proto::{
+    ids::WorkerId,
+    limits,
+    v1::{Input, StartSession, connect_response::Body, input},
+};
+use muster_runtime::telemetry;
+
+use super::{input::apply_input, run::Engine, stage::Stage};
+use crate::{
+    scheduler::{self, Request},
+    session::{Phase, Session},
+};
+
+impl Engine {
+    /// Places what can be placed, as part of the batch: the attempt is durable before the worker hears of it.
+    pub(super) fn place(&mut self, stage: &mut Stage) {
+        if !std::mem::take(&mut self.plan_due) && stage.touched().next().is_none() {
+            return;
+        }
+        let mut queue: BTreeMap<u64, &Session> = BTreeMap::new();
+        let waiting = self.book.queue().values().filter(|id| !stage.is_touched(**id));
+        queue.extend(
+            waiting.filter_map(|id| self.book.get(*id)).map(|session| (session.state.queue_ticket, session)),
+        );
+        let new = stage.touched().filter(|session| session.phase() == Phase::Queued);
+        queue.extend(new.map(|session| (session.state.queue_ticket, session)));
+        if queue.is_empty() {
+            return;
+        }
+        let changes = stage.active_changes(&self.book);
+        let active = |worker: &WorkerId| {
+            let installed = i64::try_from(self.book.active_count(worker)).unwrap_or(i64::MAX);
+            u32::try_from(installed + changes.get(worker).copied().unwrap_or(0)).unwrap_or(0)
+        };
+        let mut fleet = self.fleet.candidates(Instant::now(), active);
+        let placements = scheduler::plan(queue.values().map(|session| request(session)), &mut fleet);
+        for (id, worker) in placements {
+            let Some(mut session) = stage.copy(&self.book, id) else { continue };
+            let span = tracing::info_span!("session.place", session.id = %id, worker.id = %worker);
+            telemetry::set_parent_from_traceparent(&span, &session.fixed.traceparent);
+            let _entered = span.enter();
+            match session.place(&worker, muster_proto::time::now()) {
+                Ok(()) => {
+                    for command in start(&session) {
+                        stage.send(&worker, command);
+                    }
+                    stage.put(session);
+                }
+                Err(illegal) => {
+                    tracing::error!(error = %illegal, "the plan names a session that is not queued")
+                }
+            }
+        }
+    }
+}
+
+/// A queued session as the scheduler sees it.
+pub(super) fn request(session: &Session) -> Request<'_> {
+    let spec = session.spec();
+    Request {
+        session: session.id,
+        project: &spec.project,
+        trust: spec.trust_mode,
+        labels: &spec.required_labels,
+        // Its workspace and its spool are there.
+        pinned: session.worker(),
+    }
+}
+
+/// The commands that start the attempt of `session`: inputs that do not fit in one message follow it.
+pub(super) fn start(session: &Session) -> Vec<Body> {
+    let mut room = limits::PROMPT_BYTES;
+    let mut pending = session.inputs.values().peekable();
+    let mut inputs = Vec::new();
+    while let Some(input) = pending.next_if(|input| inputs.is_empty() || size(input) <= room) {
+        room = room.saturating_sub(size(input));
+        inputs.push(Input::clone(input));
+    }
+    let own = telemetry::traceparent();
+    let traceparent = if own.is_empty() { session.fixed.traceparent.clone() } else { own };
+    let state = &session.state;
+    let first = Body::Start(StartSession {
+        session_id: session.id.to_string(),
+        attempt: state.attempt,
+        handle: session.fixed.handle.clone(),
+        spec: session.fixed.spec.clone(),
+        resume: state.conversation,
+        workspace: state.workspace.clone(),
+        inputs,
+        output_base_offset: 0,
+        traceparent,
+        deadline: state.deadline,
+    });
+    let rest = pending.map(|input| apply_input(session, input));
+    std::iter::once(first).chain(rest).collect()
+}
+
+fn size(input: &Input) -> usize {
+    match &input.body {
+        Some(input::Body::Message(text)) => text.len(),
+        _ => 0,
+    }
+}

@@ -1,0 +1,246 @@
+//! Reading what is installed.
+
+use std::{cell::OnceCell, collections::HashMap, time::Instant};
+
+use muster_proto::{
+    error::{Error, ErrorCode},
+    ids::{SessionId, WorkerId},
+    v1::{self, SessionStatus},
+};
+
+use super::{Read, book::Book, place, run::Engine, watch::Selection};
+use crate::{
+    fleet::Registry,
+    output::Replicas,
+    scheduler::{self, Candidate},
+    session::{
+        Phase, Session,
+        view::{self, Moment},
+    },
+};
+
+/// Which sessions to list, and from where on.
+#[derive(Debug, Default)]
+pub struct ListQuery {
+    /// None: all.
+    pub statuses: Vec<SessionStatus>,
+    /// Empty: all.
+    pub project: String,
+    /// All must match.
+    pub labels: HashMap<String, String>,
+    /// Archived ones too.
+    pub include_archived: bool,
+    /// Most sessions of the answer.
+    pub limit: usize,
+    /// The last one of the page before.
+    pub after: Option<Place>,
+}
+
+/// Where a session stands in a list: those that need attention first, then newest first.
+pub type Place = (bool, SessionId);
+
+/// A page.
+#[derive(Debug)]
+pub struct Listed {
+    /// In order.
+    pub sessions: Vec<v1::Session>,
+    /// Where the next page begins; none at the end.
+    pub next: Option<Place>,
+    /// Over everything that matches but for status and paging.
+    pub counts: Vec<v1::StatusCount>,
+    /// Sessions that match, over all pages.
+    pub total: u32,
+}
+
+/// What a reader of output has to know.
+#[derive(Debug, Clone, Copy)]
+pub struct OutputState {
+    /// The session.
+    pub id: SessionId,
+    /// It has ended, and all that the worker said it printed is held from this offset on.
+    pub complete_at: Option<u64>,
+}
+
+/// Shows sessions as they are installed.
+pub(super) struct Viewer<'a> {
+    book: &'a Book,
+    fleet: &'a Registry,
+    outputs: &'a Replicas,
+    now: Instant,
+    /// Made for the first queued session.
+    candidates: OnceCell<Vec<Candidate<'a>>>,
+}
+
+impl<'a> Viewer<'a> {
+    pub(super) fn new(book: &'a Book, fleet: &'a Registry, outputs: &'a Replicas) -> Self {
+        Self { book, fleet, outputs, now: Instant::now(), candidates: OnceCell::new() }
+    }
+
+    pub(super) fn view(&self, id: SessionId) -> Option<v1::Session> {
+        self.book.get(id).map(|session| self.show(session))
+    }
+
+    /// The view of a session that the caller has just installed.
+    pub(super) fn must_view(&self, id: SessionId) -> v1::Session {
+        self.view(id).unwrap_or_default()
+    }
+
+    fn show(&self, session: &Session) -> v1::Session {
+        let queue = (session.phase() == Phase::Queued).then(|| {
+            let ahead = self.book.queue().range(..session.state.queue_ticket).count();
+            let position = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
+            (position, scheduler::why(&place::request(session), self.candidates()).sentence)
+        });
+        let moment = Moment {
+            unreachable: self.is_unreachable(session),
+            queue,
+            output_end: self.outputs.end(session.id),
+        };
+        view::view(session, moment)
+    }
+
+    fn status(&self, session: &Session) -> SessionStatus {
+        view::status(session, self.is_unreachable(session))
+    }
+
+    fn is_unreachable(&self, session: &Session) -> bool {
+        let silent = |worker: WorkerId| self.fleet.is_silent(&worker, self.now);
+        session.phase().is_active() && session.worker().is_some_and(silent)
+    }
+
+    fn candidates(&self) -> &[Candidate<'a>] {
+        self.candidates.get_or_init(|| {
+            let active =
+                |worker: &WorkerId| u32::try_from(self.book.active_count(worker)).unwrap_or(u32::MAX);
+            self.fleet.candidates(self.now, active)
+        })
+    }
+
+    fn list(&self, query: &ListQuery) -> Listed {
+        let mut counts: HashMap<SessionStatus, u32> = HashMap::new();
+        let mut found: Vec<(Place, &Session)> = Vec::new();
+        for session in self.book.sessions().filter(|session| matches(session, query)) {
+            let status = self.status(session);
+            *counts.entry(status).or_default() += 1;
+            if query.statuses.is_empty() || query.statuses.contains(&status) {
+                found.push(((status == SessionStatus::NeedsAttention, session.id), session));
+            }
+        }
+        found.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        let total = u32::try_from(found.len()).unwrap_or(u32::MAX);
+        let start = query.after.map_or(0, |after| found.partition_point(|(place, _)| *place >= after));
+        let page = &found[start..found.len().min(start + query.limit)];
+        let is_last = start + page.len() == found.len();
+        let mut counts: Vec<_> = counts
+            .into_iter()
+            .map(|(status, count)| v1::StatusCount { status: status.into(), count })
+            .collect();
+        counts.sort_unstable_by_key(|count| count.status);
+        Listed {
+            sessions: page.iter().map(|(_, session)| self.show(session)).collect(),
+            next: if is_last { None } else { page.last().map(|(place, _)| *place) },
+            counts,
+            total,
+        }
+    }
+
+    fn explain(&self, session: &Session) -> Result<v1::ExplainSessionResponse, Error> {
+        let handle = &session.fixed.handle;
+        let phase = session.phase();
+        if phase.has_ended() {
+            return Err(Error::new(ErrorCode::SessionEnded, format!("{handle} is not queued: it has ended")));
+        }
+        if phase != Phase::Queued {
+            let worker = session.worker().map(String::from).unwrap_or_default();
+            return Err(Error::new(
+                ErrorCode::SessionRunning,
+                format!("{handle} is not queued: it is on {worker}"),
+            ));
+        }
+        let ahead = self.book.queue().range(..session.state.queue_ticket).count();
+        let why = scheduler::why(&place::request(session), self.candidates());
+        let verdict = |(worker, refusal): (WorkerId, scheduler::Refusal)| v1::WorkerVerdict {
+            worker: worker.into(),
+            reason: refusal.to_string(),
+        };
+        Ok(v1::ExplainSessionResponse {
+            queue_position: u32::try_from(ahead + 1).unwrap_or(u32::MAX),
+            reason: why.sentence,
+            verdicts: why.refusals.into_iter().map(verdict).collect(),
+        })
+    }
+
+    fn workers(&self) -> Vec<v1::Worker> {
+        let mut workers = self.fleet.list(self.now);
+        for worker in &mut workers {
+            let count = worker.worker.parse().map_or(0, |name| self.book.active_count(&name));
+            worker.running = u32::try_from(count).unwrap_or(u32::MAX);
+        }
+        workers
+    }
+}
+
+fn matches(session: &Session, query: &ListQuery) -> bool {
+    let spec = session.spec();
+    (query.include_archived || !session.state.archived)
+        && (query.project.is_empty() || query.project == spec.project)
+        && query.labels.iter().all(|(key, value)| spec.labels.get(key) == Some(value))
+}
+
+impl Engine {
+    // Whoever asked may have gone away: that is never an error here.
+    pub(super) fn read(&mut self, read: Read) {
+        let viewer = self.viewer();
+        let find = |text: &str| {
+            let id = self.book.resolve(text)?;
+            let gone = || Error::new(ErrorCode::SessionNotFound, format!("there is no session {text:?}"));
+            self.book.get(id).ok_or_else(gone)
+        };
+        match read {
+            Read::Get { session, reply } => {
+                let _ = reply.send(find(&session).map(|session| viewer.show(session)));
+            }
+            Read::List { query, reply } => {
+                let _ = reply.send(Ok(viewer.list(&query)));
+            }
+            Read::Explain { session, reply } => {
+                let _ = reply.send(find(&session).and_then(|session| viewer.explain(session)));
+            }
+            Read::Workers { reply } => {
+                let _ = reply.send(Ok(viewer.workers()));
+            }
+            Read::Views { ids, reply } => {
+                let _ = reply.send(Ok(ids.into_iter().filter_map(|id| viewer.view(id)).collect()));
+            }
+            Read::Output { session, reply } => {
+                let _ = reply.send(find(&session).map(|session| OutputState {
+                    id: session.id,
+                    complete_at: session.phase().has_ended().then_some(session.state.output_complete_at),
+                }));
+            }
+            Read::Link { worker, incarnation, reply } => {
+                let link = self.fleet.link(&worker, &incarnation);
+                let _ = reply.send(Ok(link.map(crate::fleet::link::Link::watch)));
+            }
+            Read::Holds { worker, session, reply } => {
+                let _ = reply.send(Ok(self.book.get(session).is_some_and(|session| session.is_on(&worker))));
+            }
+            Read::Watch { sessions, reply } => {
+                let selected = if sessions.is_empty() {
+                    let live = self.book.sessions().filter(|session| !session.state.archived);
+                    Ok((Selection::All, live.map(|session| viewer.show(session)).collect()))
+                } else {
+                    let ids: Result<Vec<_>, _> =
+                        sessions.iter().map(|text| self.book.resolve(text)).collect();
+                    ids.map(|ids| {
+                        let views = ids.iter().filter_map(|id| viewer.view(*id)).collect();
+                        (Selection::These(ids.into_iter().collect()), views)
+                    })
+                };
+                // In the same step as the views, so that no change falls between.
+                let watching = selected.map(|(selection, views)| (self.watchers.add(&selection), views));
+                let _ = reply.send(watching);
+            }
+        }
+    }
+}

@@ -1,0 +1,91 @@
+//! Starting the engine from what the store holds.
+
+use std::time::Instant;
+
+use muster_proto::v1::Project;
+use muster_runtime::{
+    shutdown::Shutdown,
+    task::{self, Task},
+};
+use tokio::sync::mpsc;
+use tracing::info;
+
+use super::{Config, Handle, MAILBOX, book::Book, run::Engine, watch::Watchers};
+use crate::{
+    fleet::{Registry, liveness::Liveness},
+    output::Replicas,
+    session::stored::{self, LoadError},
+    store::{
+        self, Shared, Txn, keys,
+        value::{self, Kind},
+    },
+};
+
+/// Why the engine could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum RecoverError {
+    /// The store does not answer.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+    /// A record cannot be read.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+}
+
+/// Loads every session and starts the engine. It runs until `stop`; at `leaving` the workers are sent away.
+///
+/// # Errors
+/// When the store cannot be read or written.
+pub async fn start(
+    config: Config,
+    store: Shared,
+    outputs: Replicas,
+    leaving: Shutdown,
+    stop: Shutdown,
+) -> Result<(Handle, Task<()>), RecoverError> {
+    let boot = count_start(&store).await?;
+    let mut book = Book::default();
+    for (key, entry) in store.scan(keys::PROJECTS).await? {
+        match (keys::parse_project(&key), stored::opened::<Project>(Kind::Project, &entry.value)) {
+            (Some((_, worker)), Ok(project)) => book.set_project(worker, project),
+            // Workers announce it again.
+            _ => tracing::warn!(key, "a stored project cannot be read and is left out"),
+        }
+    }
+    let revision = Engine::first_revision(boot);
+    let sessions = stored::load(store.scan(keys::SESSIONS).await?)?;
+    info!(sessions = sessions.len(), start = boot, "loaded");
+    for mut session in sessions {
+        session.revision = revision;
+        book.install(session);
+    }
+    let (sender, mailbox) = mpsc::channel(MAILBOX);
+    let started = Instant::now();
+    let liveness = Liveness { unreachable_after: config.unreachable_after };
+    let engine = Engine {
+        config,
+        store,
+        book,
+        fleet: Registry::new(liveness, started),
+        watchers: Watchers::default(),
+        outputs,
+        mailbox,
+        revision,
+        plan_due: false,
+        started,
+        absent_told: false,
+    };
+    Ok((Handle { mailbox: sender }, task::spawn("engine", engine.run(leaving, stop))))
+}
+
+/// Counts this start, durably: revisions of an earlier life are below every one of this.
+async fn count_start(store: &Shared) -> Result<u64, store::Error> {
+    let before = store.get(keys::BOOT).await?;
+    let payload = before.as_ref().and_then(|entry| value::open(Kind::Boot, &entry.value).ok());
+    let count = payload.and_then(|payload| payload.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let mut txn = Txn::new();
+    txn.expect(keys::BOOT, before.map_or(0, |entry| entry.revision));
+    txn.put(keys::BOOT, value::seal(Kind::Boot, &(count + 1).to_le_bytes()));
+    store.commit(txn).await?;
+    Ok(count + 1)
+}

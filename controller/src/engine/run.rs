@@ -1,0 +1,200 @@
+//! The engine's loop: gathers a batch, applies it, commits it once, then tells.
+
+use std::time::Instant;
+
+use muster_proto::{
+    error::{Error, ErrorCode},
+    ids::WorkerId,
+};
+use muster_runtime::shutdown::Shutdown;
+use tokio::{
+    sync::mpsc,
+    time::{MissedTickBehavior, interval},
+};
+
+use super::{Change, Config, Message, book::Book, events, read::Viewer, stage::Stage, stop, watch::Watchers};
+use crate::{
+    fleet::{Registry, link::Closing},
+    output::Replicas,
+    store::Shared,
+};
+
+/// Messages of one batch at most: bounds how long the first one waits.
+const BATCH: usize = 256;
+/// Bits of a revision below the number of the start: changes of one life of the process.
+const BOOT_SHIFT: u32 = 32;
+
+pub(super) struct Engine {
+    pub(super) config: Config,
+    pub(super) store: Shared,
+    pub(super) book: Book,
+    pub(super) fleet: Registry,
+    pub(super) watchers: Watchers,
+    pub(super) outputs: Replicas,
+    pub(super) mailbox: mpsc::Receiver<Message>,
+    /// Grows with every change of any session, over restarts too.
+    pub(super) revision: u64,
+    /// Something may be placed that could not before.
+    pub(super) plan_due: bool,
+    pub(super) started: Instant,
+    /// Watchers were told of the workers that never came back after the start.
+    pub(super) absent_told: bool,
+}
+
+impl Engine {
+    /// The revision every session has at the start number `boot`.
+    pub(super) const fn first_revision(boot: u64) -> u64 {
+        boot << BOOT_SHIFT
+    }
+
+    /// Runs until `stop`; at `leaving` the workers are sent away.
+    pub(super) async fn run(mut self, leaving: Shutdown, stop: Shutdown) {
+        let mut tick = interval(self.config.tick);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut has_left = false;
+        loop {
+            let mut stage = Stage::new(&self.book);
+            tokio::select! {
+                biased;
+                () = stop.requested() => break,
+                () = leaving.requested(), if !has_left => {
+                    has_left = true;
+                    self.fleet.close_all(Closing::Shutdown);
+                }
+                _ = tick.tick() => self.tick(),
+                message = self.mailbox.recv() => {
+                    let Some(message) = message else { break };
+                    self.gather(message, &mut stage);
+                }
+            }
+            self.place(&mut stage);
+            self.commit(stage).await;
+        }
+        self.store.close().await;
+    }
+
+    fn gather(&mut self, first: Message, stage: &mut Stage) {
+        let mut next = Some(first);
+        let mut taken = 0;
+        while let Some(message) = next {
+            match message {
+                Message::Change(change) => self.apply(change, stage),
+                Message::Read(read) => self.read(read),
+            }
+            taken += 1;
+            next = if taken < BATCH { self.mailbox.try_recv().ok() } else { None };
+        }
+    }
+
+    // Whoever waits for a reply may have gone away: that is never an error here.
+    fn apply(&mut self, change: Change, stage: &mut Stage) {
+        match change {
+            Change::Spawn { request, reply } => {
+                let result = self.spawn(request, stage);
+                stage.answer(move |viewer, commit| {
+                    let seen = commit.and(result).map(|(id, replayed)| (viewer.must_view(id), replayed));
+                    let _ = reply.send(seen);
+                });
+            }
+            Change::Input { request, reply } => {
+                let result = self.input(request, stage);
+                stage.answer(move |viewer, commit| {
+                    let seen = commit.and(result);
+                    let _ = reply
+                        .send(seen.map(|done| (viewer.must_view(done.id), done.replayed, done.delivery)));
+                });
+            }
+            Change::Stop { session, reason, reply } => {
+                let result = stop::apply(&self.book, stage, &session, &reason);
+                stage.answer(move |viewer, commit| {
+                    let seen = commit.and(result).map(|(id, changed)| (viewer.must_view(id), changed));
+                    let _ = reply.send(seen);
+                });
+            }
+            Change::Archive { session, reply } => {
+                let result = self.archive(&session, stage);
+                stage.answer(move |viewer, commit| {
+                    let seen = commit.and(result).map(|(id, changed)| (viewer.must_view(id), changed));
+                    let _ = reply.send(seen);
+                });
+            }
+            Change::Attach { hello, reply } => {
+                let commands = self.attach(*hello, stage);
+                stage.answer(move |_, commit| drop(reply.send(commit.map(|()| commands))));
+            }
+            Change::Detach { worker, link } => {
+                self.fleet.detach(&worker, link);
+                self.plan_due = true;
+            }
+            Change::Heartbeat { worker, link, heartbeat } => {
+                self.fleet.heard(&worker, link, Some(heartbeat));
+            }
+            Change::Event { worker, link, event } => {
+                // A link that was replaced: the new one reports it again.
+                if self.fleet.heard(&worker, link, None) {
+                    stage.reporters.insert(worker.clone());
+                    events::apply(&self.book, stage, &worker, *event);
+                }
+            }
+        }
+    }
+
+    async fn commit(&mut self, mut stage: Stage) {
+        let txn = stage.txn(&self.book);
+        if !txn.is_empty()
+            && let Err(error) = self.store.commit(txn).await
+        {
+            let refused = Error::new(ErrorCode::StoreUnavailable, error.to_string())
+                .hint("Nothing was changed. Free space in the state folder or look at the controller's log.");
+            for worker in std::mem::take(&mut stage.reporters) {
+                self.fleet.cut(&worker, Closing::Store);
+            }
+            self.plan_due = true;
+            let viewer = self.viewer();
+            for answer in stage.answers {
+                answer(&viewer, Err(refused.clone()));
+            }
+            return;
+        }
+        let revision = &mut self.revision;
+        let changed = stage.install(&mut self.book, || {
+            *revision += 1;
+            *revision
+        });
+        for (worker, command) in stage.commands {
+            self.fleet.send(&worker, command);
+        }
+        let viewer = self.viewer();
+        for answer in stage.answers {
+            answer(&viewer, Ok(()));
+        }
+        for id in changed {
+            self.watchers.mark(id);
+        }
+    }
+
+    /// What only time changes: silence.
+    fn tick(&mut self) {
+        let now = Instant::now();
+        let mut told: Vec<WorkerId> = self.fleet.changed_liveness(now);
+        self.plan_due |= !told.is_empty();
+        if !self.absent_told && now.duration_since(self.started) >= self.config.unreachable_after {
+            self.absent_told = true;
+            told.extend(
+                self.book.active_workers().filter(|worker| self.fleet.is_silent(worker, now)).cloned(),
+            );
+        }
+        for worker in told {
+            let silent = self.fleet.is_silent(&worker, now);
+            tracing::warn!(worker.id = %worker, silent, "a worker's silence began or ended");
+            let sessions: Vec<_> = self.book.active(&worker).collect();
+            for id in sessions {
+                self.watchers.mark(id);
+            }
+        }
+    }
+
+    pub(super) fn viewer(&self) -> Viewer<'_> {
+        Viewer::new(&self.book, &self.fleet, &self.outputs)
+    }
+}

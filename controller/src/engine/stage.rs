@@ -1,0 +1,160 @@
+//! One batch before it is durable: changed copies of sessions, and what is to be said once they are installed.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use bytes::Bytes;
+use muster_proto::{
+    error::Error,
+    ids::{SessionId, WorkerId},
+    v1::{EventAck, Project, connect_response::Body},
+};
+
+use super::{book::Book, read::Viewer};
+use crate::{
+    session::{Session, stored},
+    store::{Txn, keys, value::Kind},
+};
+
+/// Something said to a caller after the commit: it is given what is installed then, or why nothing changed.
+pub(super) type Answer = Box<dyn FnOnce(&Viewer<'_>, Result<(), Error>) + Send>;
+
+#[derive(Default)]
+pub(super) struct Stage {
+    touched: BTreeMap<SessionId, Session>,
+    handles: HashSet<String>,
+    requests: HashMap<String, SessionId>,
+    projects: Vec<(WorkerId, Project)>,
+    last_ticket: u64,
+    pub(super) commands: Vec<(WorkerId, Body)>,
+    /// Highest event of each session to acknowledge.
+    acks: BTreeMap<(WorkerId, SessionIdText), u64>,
+    /// Workers that must connect again when the commit fails: what they reported would be lost otherwise.
+    pub(super) reporters: HashSet<WorkerId>,
+    pub(super) answers: Vec<Answer>,
+}
+
+/// As the worker wrote it: an event of an unknown session is acknowledged under its own name.
+type SessionIdText = String;
+
+impl Stage {
+    pub(super) fn new(book: &Book) -> Self {
+        Self { last_ticket: book.last_ticket(), ..Self::default() }
+    }
+
+    /// A session as this batch has left it so far.
+    pub(super) fn get<'a>(&'a self, book: &'a Book, id: SessionId) -> Option<&'a Session> {
+        self.touched.get(&id).or_else(|| book.get(id))
+    }
+
+    /// A copy to change; nothing happens until it is [`Stage::put`].
+    pub(super) fn copy(&self, book: &Book, id: SessionId) -> Option<Session> {
+        self.get(book, id).cloned()
+    }
+
+    pub(super) fn put(&mut self, session: Session) {
+        self.touched.insert(session.id, session);
+    }
+
+    /// Adds a new session.
+    pub(super) fn add(&mut self, session: Session) {
+        self.handles.insert(session.fixed.handle.clone());
+        if !session.fixed.request_id.is_empty() {
+            self.requests.insert(session.fixed.request_id.clone(), session.id);
+        }
+        self.put(session);
+    }
+
+    pub(super) fn touched(&self) -> impl Iterator<Item = &Session> {
+        self.touched.values()
+    }
+
+    pub(super) fn is_touched(&self, id: SessionId) -> bool {
+        self.touched.contains_key(&id)
+    }
+
+    pub(super) fn is_handle_taken(&self, book: &Book, handle: &str) -> bool {
+        self.handles.contains(handle) || book.is_named(handle)
+    }
+
+    pub(super) fn by_request(&self, book: &Book, request_id: &str) -> Option<SessionId> {
+        self.requests.get(request_id).copied().or_else(|| book.by_request(request_id))
+    }
+
+    /// The next place in the queue.
+    pub(super) fn ticket(&mut self) -> u64 {
+        self.last_ticket += 1;
+        self.last_ticket
+    }
+
+    pub(super) fn project(&mut self, worker: &WorkerId, project: Project) {
+        self.projects.push((worker.clone(), project));
+    }
+
+    pub(super) fn send(&mut self, worker: &WorkerId, body: Body) {
+        self.commands.push((worker.clone(), body));
+    }
+
+    pub(super) fn ack(&mut self, worker: &WorkerId, session: &str, event_seq: u64) {
+        let highest = self.acks.entry((worker.clone(), session.to_owned())).or_default();
+        *highest = event_seq.max(*highest);
+    }
+
+    pub(super) fn answer(&mut self, answer: impl FnOnce(&Viewer<'_>, Result<(), Error>) + Send + 'static) {
+        self.answers.push(Box::new(answer));
+    }
+
+    /// Sessions that hold an attempt on `worker`.
+    pub(super) fn active_on(&self, book: &Book, worker: &WorkerId) -> Vec<SessionId> {
+        let untouched = book.active(worker).filter(|id| !self.is_touched(*id));
+        let touched = self.touched().filter(|s| s.phase().is_active() && s.is_on(worker)).map(|s| s.id);
+        untouched.chain(touched).collect()
+    }
+
+    /// How the number of active sessions per worker differs from what is installed.
+    pub(super) fn active_changes(&self, book: &Book) -> HashMap<WorkerId, i64> {
+        let mut changes = HashMap::new();
+        let mut count = |session: &Session, by: i64| {
+            if let Some(worker) = session.worker().filter(|_| session.phase().is_active()) {
+                *changes.entry(worker).or_default() += by;
+            }
+        };
+        for session in self.touched() {
+            count(session, 1);
+            if let Some(old) = book.get(session.id) {
+                count(old, -1);
+            }
+        }
+        changes
+    }
+
+    /// What the store has to hold for all of it.
+    pub(super) fn txn(&self, book: &Book) -> Txn {
+        let mut txn = Txn::new();
+        for session in self.touched() {
+            stored::write(&mut txn, book.get(session.id), session);
+        }
+        for (worker, project) in &self.projects {
+            let sealed: Bytes = stored::sealed(Kind::Project, project);
+            txn.put(keys::project(&project.name, worker.as_str()), sealed);
+        }
+        txn
+    }
+
+    /// Installs it all; returns the sessions that changed.
+    pub(super) fn install(&mut self, book: &mut Book, mut revision: impl FnMut() -> u64) -> Vec<SessionId> {
+        for (worker, project) in self.projects.drain(..) {
+            book.set_project(worker.as_str(), project);
+        }
+        let mut changed = Vec::with_capacity(self.touched.len());
+        for (id, mut session) in std::mem::take(&mut self.touched) {
+            session.revision = revision();
+            book.install(session);
+            changed.push(id);
+        }
+        let acks = std::mem::take(&mut self.acks).into_iter();
+        self.commands.extend(acks.map(|((worker, session_id), event_seq)| {
+            (worker, Body::EventAck(EventAck { session_id, event_seq }))
+        }));
+        changed
+    }
+}

@@ -1,0 +1,192 @@
+//! The workers: who is linked, what each serves, when it was last heard.
+//!
+//! [`Registry`] is a plain value owned by the engine; [`link`] is the pipe to one worker. All of it is memory: after a
+//! restart the Hellos bring it back. Invariant: at most one link per worker name, the newest.
+
+pub mod link;
+pub mod liveness;
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    time::Instant,
+};
+
+use muster_proto::{
+    ids::{Incarnation, WorkerId},
+    v1::{self, ConnectResponse, Heartbeat, Hello, connect_response::Body},
+};
+use prost_types::Timestamp;
+
+use self::{
+    link::{Closing, Link, LinkId},
+    liveness::Liveness,
+};
+use crate::scheduler::Candidate;
+
+/// A worker as it last introduced itself.
+#[derive(Debug)]
+pub struct Worker {
+    incarnation: Incarnation,
+    version: String,
+    claude_version: String,
+    slots: u32,
+    labels: HashMap<String, String>,
+    projects: Vec<v1::Project>,
+    /// Project and whether trust mode is allowed there.
+    policies: BTreeMap<String, bool>,
+    link: Option<Link>,
+    last_seen: Instant,
+    last_seen_at: Timestamp,
+    heartbeat: Option<Heartbeat>,
+    /// What callers were last told.
+    was_silent: bool,
+}
+
+/// Every worker seen since the controller started.
+#[derive(Debug)]
+pub struct Registry {
+    workers: BTreeMap<WorkerId, Worker>,
+    liveness: Liveness,
+    /// When the controller started: a worker that has not come back yet is silent since then.
+    since: Instant,
+}
+
+impl Registry {
+    /// An empty one.
+    #[must_use]
+    pub const fn new(liveness: Liveness, since: Instant) -> Self {
+        Self { workers: BTreeMap::new(), liveness, since }
+    }
+
+    /// Takes in a worker that said Hello. A link it had is replaced and ends with ABORTED.
+    pub fn attach(&mut self, worker: WorkerId, incarnation: Incarnation, hello: Hello, link: Link) {
+        let old = self.workers.remove(&worker);
+        if let Some(old) = old.and_then(|old| old.link) {
+            old.close(Closing::Replaced);
+        }
+        let policies = hello.projects.iter().map(|p| (p.name.clone(), p.allow_trust_mode)).collect();
+        let worker_now = Worker {
+            incarnation,
+            version: hello.version,
+            claude_version: hello.claude_version,
+            slots: hello.capacity.unwrap_or_default().slots,
+            labels: hello.labels,
+            projects: hello.projects,
+            policies,
+            link: Some(link),
+            last_seen: Instant::now(),
+            last_seen_at: muster_proto::time::now(),
+            heartbeat: None,
+            was_silent: false,
+        };
+        self.workers.insert(worker, worker_now);
+    }
+
+    /// Notes that `worker` was heard over `link`; false when that link is no longer its own.
+    pub fn heard(&mut self, worker: &WorkerId, link: LinkId, heartbeat: Option<Heartbeat>) -> bool {
+        let Some(worker) =
+            self.workers.get_mut(worker).filter(|w| w.link.as_ref().is_some_and(|l| l.id == link))
+        else {
+            return false;
+        };
+        worker.last_seen = Instant::now();
+        worker.last_seen_at = muster_proto::time::now();
+        if heartbeat.is_some() {
+            worker.heartbeat = heartbeat;
+        }
+        true
+    }
+
+    /// Forgets a link that ended. The worker stays known.
+    pub fn detach(&mut self, worker: &WorkerId, link: LinkId) {
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.link.take_if(|own| own.id == link);
+        }
+    }
+
+    /// Ends the link of `worker`, which then connects again and reconciles.
+    pub fn cut(&mut self, worker: &WorkerId, why: Closing) {
+        if let Some(link) = self.workers.get_mut(worker).and_then(|worker| worker.link.take()) {
+            link.close(why);
+        }
+    }
+
+    /// Ends every link.
+    pub fn close_all(&mut self, why: Closing) {
+        for link in self.workers.values_mut().filter_map(|worker| worker.link.take()) {
+            link.close(why);
+        }
+    }
+
+    /// Sends a command. Without a link it is dropped: the next Hello makes up for it. A full link is cut, for the same
+    /// reason.
+    pub fn send(&mut self, worker: &WorkerId, body: Body) {
+        let Some(link) = self.workers.get(worker).and_then(|worker| worker.link.as_ref()) else { return };
+        if !link.offer(ConnectResponse { body: Some(body) }) {
+            tracing::warn!(worker.id = %worker, "the worker takes its commands too slowly; its link is cut");
+            self.cut(worker, Closing::Overflow);
+        }
+    }
+
+    /// The link of `worker` if it is of `incarnation`.
+    #[must_use]
+    pub fn link(&self, worker: &WorkerId, incarnation: &Incarnation) -> Option<&Link> {
+        let worker = self.workers.get(worker).filter(|worker| worker.incarnation == *incarnation)?;
+        worker.link.as_ref()
+    }
+
+    /// Whether nothing was heard of `worker` for so long that nobody knows what its sessions do.
+    #[must_use]
+    pub fn is_silent(&self, worker: &WorkerId, now: Instant) -> bool {
+        match self.workers.get(worker) {
+            Some(worker) => self.liveness.is_silent(worker.last_seen, now),
+            None => self.liveness.is_silent(self.since, now),
+        }
+    }
+
+    /// Workers whose silence began or ended since the last call.
+    pub fn changed_liveness(&mut self, now: Instant) -> Vec<WorkerId> {
+        let liveness = self.liveness;
+        let changed = self.workers.iter_mut().filter_map(|(name, worker)| {
+            let silent = liveness.is_silent(worker.last_seen, now);
+            (std::mem::replace(&mut worker.was_silent, silent) != silent).then(|| name.clone())
+        });
+        changed.collect()
+    }
+
+    /// The fleet as the scheduler sees it; `active` counts the sessions a worker holds.
+    pub fn candidates(&self, now: Instant, active: impl Fn(&WorkerId) -> u32) -> Vec<Candidate<'_>> {
+        let shaped = self.workers.iter().map(|(name, worker)| Candidate {
+            worker: name,
+            connected: worker.link.is_some() && !self.liveness.is_silent(worker.last_seen, now),
+            slots: worker.slots,
+            active: active(name),
+            labels: &worker.labels,
+            projects: &worker.policies,
+        });
+        shaped.collect()
+    }
+
+    /// Every worker, for operators.
+    #[must_use]
+    pub fn list(&self, now: Instant) -> Vec<v1::Worker> {
+        let shown = self.workers.iter().map(|(name, worker)| {
+            let silent = worker.link.is_none() || self.liveness.is_silent(worker.last_seen, now);
+            let health = if silent { v1::WorkerHealth::Unreachable } else { v1::WorkerHealth::Connected };
+            v1::Worker {
+                worker: name.to_string(),
+                incarnation: worker.incarnation.to_string(),
+                version: worker.version.clone(),
+                health: health.into(),
+                capacity: Some(v1::Capacity { slots: worker.slots }),
+                running: 0,
+                labels: worker.labels.clone(),
+                projects: worker.projects.clone(),
+                last_seen_at: Some(worker.last_seen_at),
+                heartbeat: worker.heartbeat,
+                claude_version: worker.claude_version.clone(),
+            }
+        });
+        shown.collect()
+    }
+}

@@ -1,0 +1,207 @@
+//! The controller of muster: decides which session runs where, remembers it, and serves what sessions say.
+//!
+//! service -> engine -> {session, scheduler, fleet, output, store}, never back. What must not be forgotten is in the store
+//! before anyone hears of it; output is in files; who lives is in memory.
+
+pub mod engine;
+pub mod fleet;
+pub mod output;
+pub mod scheduler;
+pub mod service;
+pub mod session;
+pub mod state_dir;
+pub mod store;
+
+use std::{
+    io,
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use muster_runtime::{
+    grpc,
+    shutdown::Shutdown,
+    task::{self, Task},
+};
+use tokio::{net::TcpListener, time::timeout};
+use tonic::transport::server::TcpIncoming;
+use tracing::{error, info, warn};
+
+use crate::{
+    output::Replicas,
+    state_dir::{StateDir, StateDirError},
+    store::{memory::Memory, sled::Sled},
+};
+
+/// How long open calls may take to end once the process leaves.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Which store keeps the sessions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum StoreKind {
+    /// On disk, durable before it is acknowledged.
+    #[default]
+    Sled,
+    /// Forgets with the process: for tests.
+    Memory,
+}
+
+/// How a controller runs.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Where it listens; loopback only. Port 0: one from the kernel.
+    pub listen: SocketAddr,
+    /// Its folder, made when missing; one controller at a time.
+    pub state_dir: PathBuf,
+    /// Which store keeps the sessions.
+    pub store: StoreKind,
+    /// How often workers send a heartbeat. Smaller finds a lost worker sooner and costs a message per worker.
+    pub heartbeat_interval: Duration,
+    /// After how long a silent worker's sessions are shown as unreachable. Several heartbeats, or jitter looks like loss.
+    pub unreachable_after: Duration,
+}
+
+impl Config {
+    /// The defaults: sled, a heartbeat every 2 s, unreachable after 10 s.
+    #[must_use]
+    pub const fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
+        Self {
+            listen,
+            state_dir,
+            store: StoreKind::Sled,
+            heartbeat_interval: Duration::from_secs(2),
+            unreachable_after: Duration::from_secs(10),
+        }
+    }
+}
+
+/// Why a controller could not start. Nothing runs then.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The address is reachable from other machines.
+    #[error(transparent)]
+    NotLoopback(#[from] grpc::NotLoopback),
+    /// The folder cannot be used.
+    #[error(transparent)]
+    StateDir(#[from] StateDirError),
+    /// The store cannot be opened.
+    #[error("the store cannot be opened: {0}")]
+    Store(#[from] store::OpenError),
+    /// The sessions cannot be loaded.
+    #[error("the sessions cannot be loaded: {0}")]
+    Recover(#[from] engine::RecoverError),
+    /// The output folder cannot be used.
+    #[error("the output folder {path} cannot be used: {source}")]
+    Output {
+        /// The folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The port cannot be had.
+    #[error("cannot listen on {addr}: {source}")]
+    Listen {
+        /// The address.
+        addr: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A defect of the build.
+    #[error(transparent)]
+    Build(#[from] service::BuildError),
+}
+
+/// A running controller.
+#[derive(Debug)]
+pub struct Controller {
+    local_addr: SocketAddr,
+    main: Task<()>,
+}
+
+impl Controller {
+    /// Starts one; it runs until `shutdown`. Listening when this returns.
+    ///
+    /// # Errors
+    /// See [`StartError`].
+    pub async fn start(config: Config, shutdown: Shutdown) -> Result<Self, StartError> {
+        grpc::loopback_only(config.listen)?;
+        let state_dir = StateDir::open(&config.state_dir)?;
+        let output = state_dir.join("output");
+        let replicas =
+            Replicas::open(&output).map_err(|source| StartError::Output { path: output, source })?;
+        let store: store::Shared = match config.store {
+            StoreKind::Memory => Arc::new(Memory::default()),
+            StoreKind::Sled => {
+                Arc::new(Sled::open(&state_dir.join("store"), store::sled::Options::default())?)
+            }
+        };
+        let listen_error = |source| StartError::Listen { addr: config.listen, source };
+        let listener = TcpListener::bind(config.listen).await.map_err(listen_error)?;
+        let local_addr = listener.local_addr().map_err(listen_error)?;
+        let engine_config = engine::Config {
+            tick: (config.heartbeat_interval / 2).max(Duration::from_millis(10)),
+            unreachable_after: config.unreachable_after,
+        };
+        let stop_engine = Shutdown::new();
+        let (handle, engine) =
+            engine::start(engine_config, store, replicas.clone(), shutdown.clone(), stop_engine.clone())
+                .await?;
+        let context = service::Context {
+            engine: handle,
+            replicas,
+            leaving: shutdown.clone(),
+            heartbeat_interval: config.heartbeat_interval,
+            unreachable_after: config.unreachable_after,
+            links: Arc::new(AtomicU64::new(1)),
+        };
+        let router = service::router(context).await?;
+        info!(addr = %local_addr, state = %config.state_dir.display(), "the controller listens");
+        let main = task::spawn("controller", async move {
+            let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+            let leaving = shutdown.clone();
+            let serving =
+                router.serve_with_incoming_shutdown(incoming, async move { leaving.requested().await });
+            serve(serving, &shutdown).await;
+            stop_engine.request();
+            if let Err(error) = engine.await {
+                error!(error = %error, "the engine ended badly; what was acknowledged is in the store");
+            }
+            drop(state_dir);
+            info!("the controller has left");
+        });
+        Ok(Self { local_addr, main })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub const fn local_addr(&self) -> SocketAddr {
+        self.local_addr
+    }
+
+    /// Returns once it has left: everything acknowledged is durable and its folder is free.
+    pub async fn finished(self) {
+        if let Err(error) = self.main.await {
+            error!(error = %error, "the controller ended badly");
+        }
+    }
+}
+
+/// Serves until shutdown, then gives open calls a little time.
+async fn serve(serving: impl Future<Output = Result<(), tonic::transport::Error>>, shutdown: &Shutdown) {
+    let mut serving = std::pin::pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => Some(ended),
+        () = shutdown.requested() => None,
+    };
+    let ended = match ended {
+        Some(ended) => Ok(ended),
+        None => timeout(DRAIN, &mut serving).await,
+    };
+    match ended {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => error!(error = %error, "serving ended"),
+        Err(_) => warn!("calls that did not end in time are cut off"),
+    }
+}

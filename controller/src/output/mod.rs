@@ -1,0 +1,198 @@
+//! The controller's copy of what sessions printed: one append-only file per session, addressed by offset.
+//!
+//! Owns `<state>/output/`. Workers append through [`Replicas::append`], readers read files and never memory. Invariant: the
+//! file of a session is a prefix of its spool; a chunk that would leave a gap is refused, one already held is skipped.
+
+use std::{
+    collections::HashMap,
+    fs::{self, File, OpenOptions},
+    io,
+    os::unix::fs::FileExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError, RwLock},
+};
+
+use bytes::Bytes;
+use muster_proto::ids::SessionId;
+use tokio::sync::watch;
+
+/// The copies of all sessions. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Replicas {
+    folder: Arc<Path>,
+    known: Arc<RwLock<HashMap<SessionId, Arc<Replica>>>>,
+}
+
+/// The copy of one session.
+#[derive(Debug)]
+pub struct Replica {
+    path: PathBuf,
+    /// Open while a worker appends.
+    file: Mutex<Option<File>>,
+    /// Bytes held: all of them can be read.
+    end: watch::Sender<u64>,
+}
+
+/// What became of a chunk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Appended {
+    /// All of it is held; the new end.
+    Held(u64),
+    /// It begins past the end, which is given: the sender goes back to there.
+    Gap(u64),
+}
+
+impl Replicas {
+    /// Opens the folder, making it when it does not exist.
+    ///
+    /// # Errors
+    /// When the folder cannot be made or read.
+    pub fn open(folder: &Path) -> io::Result<Self> {
+        fs::create_dir_all(folder)?;
+        let mut known = HashMap::new();
+        for entry in fs::read_dir(folder)? {
+            let entry = entry?;
+            // Names that are no session ids are somebody else's.
+            if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
+                known.insert(id, Arc::new(Replica::new(entry.path(), entry.metadata()?.len())));
+            }
+        }
+        Ok(Self { folder: folder.into(), known: Arc::new(RwLock::new(known)) })
+    }
+
+    /// Bytes held of a session.
+    #[must_use]
+    pub fn end(&self, session: SessionId) -> u64 {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        known.get(&session).map_or(0, |replica| *replica.end.borrow())
+    }
+
+    /// The copy of a session, empty when nothing of it was held so far.
+    #[must_use]
+    pub fn of(&self, session: SessionId) -> Arc<Replica> {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
+        if let Some(replica) = known.get(&session) {
+            return Arc::clone(replica);
+        }
+        drop(known);
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let new = || Arc::new(Replica::new(self.folder.join(session.to_string()), 0));
+        Arc::clone(known.entry(session).or_insert_with(new))
+    }
+}
+
+impl Replica {
+    fn new(path: PathBuf, end: u64) -> Self {
+        Self { path, file: Mutex::new(None), end: watch::Sender::new(end) }
+    }
+
+    /// Bytes held.
+    #[must_use]
+    pub fn end(&self) -> u64 {
+        *self.end.borrow()
+    }
+
+    /// Tells when more is held.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.end.subscribe()
+    }
+
+    /// Adds what is not held yet. Blocking. Readable at once, durable after [`Replica::sync`].
+    ///
+    /// # Errors
+    /// When the file cannot be written; the end is as before then.
+    pub fn append(&self, offset: u64, data: &Bytes) -> io::Result<Appended> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = self.end();
+        if offset > end {
+            return Ok(Appended::Gap(end));
+        }
+        let held = usize::try_from(end - offset).unwrap_or(usize::MAX);
+        let Some(new) = data.get(held..).filter(|new| !new.is_empty()) else {
+            return Ok(Appended::Held(end));
+        };
+        let file = match &mut *file {
+            Some(file) => file,
+            closed => {
+                closed.insert(OpenOptions::new().write(true).create(true).truncate(false).open(&self.path)?)
+            }
+        };
+        if let Err(error) = file.write_all_at(new, end) {
+            // The length is the truth after a restart: half a chunk must not count.
+            file.set_len(end)?;
+            return Err(error);
+        }
+        let end = end + new.len() as u64;
+        self.end.send_replace(end);
+        Ok(Appended::Held(end))
+    }
+
+    /// Makes all that is held durable and returns where it ends. Blocking.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn sync(&self) -> io::Result<u64> {
+        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let end = self.end();
+        match &*file {
+            Some(open) => open.sync_data()?,
+            // Held since before this process opened it: whether it was synced then is not known.
+            None if end > 0 => File::open(&self.path)?.sync_data()?,
+            None => {}
+        }
+        Ok(end)
+    }
+
+    /// Closes the file until the next append: an idle session holds none open.
+    pub fn rest(&self) {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+    }
+
+    /// Reads up to `most` bytes from `offset`; less only at the end. Blocking.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn read(&self, offset: u64, most: usize) -> io::Result<Bytes> {
+        let most = usize::try_from(self.end().saturating_sub(offset)).unwrap_or(usize::MAX).min(most);
+        if most == 0 {
+            return Ok(Bytes::new());
+        }
+        let mut buffer = vec![0; most];
+        File::open(&self.path)?.read_exact_at(&mut buffer, offset)?;
+        Ok(buffer.into())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn appending_is_idempotent_refuses_gaps_and_survives_a_restart() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let folder = dir.path().join("output");
+        let session = SessionId::generate();
+        let replicas = Replicas::open(&folder).expect("opened");
+        let replica = replicas.of(session);
+        let append =
+            |offset, data: &'static str| replica.append(offset, &Bytes::from_static(data.as_bytes()));
+        assert_eq!(append(0, "hello").expect("written"), Appended::Held(5));
+        assert_eq!(append(0, "hello").expect("written"), Appended::Held(5));
+        assert_eq!(append(3, "lo wo").expect("written"), Appended::Held(8));
+        assert_eq!(append(9, "gap").expect("answered"), Appended::Gap(8));
+        assert_eq!(append(8, "rld").expect("written"), Appended::Held(11));
+        assert_eq!(replica.sync().expect("synced"), 11);
+        replica.rest();
+        assert_eq!(&replica.read(6, 100).expect("read")[..], b"world");
+        assert_eq!(&replica.read(0, 5).expect("read")[..], b"hello");
+        assert_eq!(replica.read(11, 5).expect("read"), Bytes::new());
+
+        let again = Replicas::open(&folder).expect("opened");
+        assert_eq!(again.end(session), 11);
+        assert_eq!(again.end(SessionId::generate()), 0);
+        let more = again.of(session).append(11, &Bytes::from_static(b"!")).expect("written");
+        assert_eq!(more, Appended::Held(12));
+        assert_eq!(again.of(session).sync().expect("synced"), 12);
+    }
+}

@@ -1,0 +1,99 @@
+//! The gRPC face of the controller: checks what comes in, asks the engine, shapes what goes out. Decides nothing.
+
+mod admin;
+mod fit;
+mod push;
+mod read;
+mod sessions;
+mod validate;
+mod workers;
+
+use std::{
+    sync::{Arc, atomic::AtomicU64},
+    time::Duration,
+};
+
+use muster_proto::{
+    error::{Error, ErrorCode},
+    limits,
+    v1::{
+        FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
+        session_service_server::SessionServiceServer, worker_service_server::WorkerServiceServer,
+    },
+};
+use muster_runtime::{grpc, shutdown::Shutdown};
+use tonic::transport::server::Router;
+
+use crate::{engine::Handle, output::Replicas};
+
+/// Calls of one connection at a time: a gateway holds one per wait. Past it a caller's calls queue at the caller.
+const STREAMS: u32 = 4096;
+/// Bytes in flight of one upload and of one connection: output comes in chunks of 64 KiB.
+const STREAM_WINDOW: u32 = 1 << 20;
+const CONNECTION_WINDOW: u32 = 8 << 20;
+/// Bytes of headers of one call.
+const HEADERS: u32 = 32 << 10;
+
+/// What every service needs. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Context {
+    /// The engine.
+    pub engine: Handle,
+    /// Output.
+    pub replicas: Replicas,
+    /// The process leaves: streams end.
+    pub leaving: Shutdown,
+    /// Told to workers in Welcome.
+    pub heartbeat_interval: Duration,
+    /// Told to workers in Welcome.
+    pub unreachable_after: Duration,
+    /// Number of the next link.
+    pub links: Arc<AtomicU64>,
+}
+
+/// Why the services could not be put together.
+#[derive(Debug, thiserror::Error)]
+#[error("reflection cannot be served: {0}")]
+pub struct BuildError(#[from] tonic_reflection::server::Error);
+
+/// Every service on one router.
+///
+/// # Errors
+/// When the embedded descriptors are not readable, which a build makes sure of.
+pub async fn router(context: Context) -> Result<Router, BuildError> {
+    let (health, health_service) = tonic_health::server::health_reporter();
+    let reflection = tonic_reflection::server::Builder::configure()
+        .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .build_v1()?;
+    macro_rules! limited {
+        ($service:ident, $implementation:expr) => {
+            $service::new($implementation)
+                .max_decoding_message_size(limits::MESSAGE_BYTES)
+                .max_encoding_message_size(limits::MESSAGE_BYTES)
+        };
+    }
+    let sessions = limited!(SessionServiceServer, sessions::Sessions::new(context.clone()));
+    let workers = limited!(WorkerServiceServer, workers::Workers::new(context.clone()));
+    let admin = limited!(AdminServiceServer, admin::Admin::new(context));
+    health.set_serving::<SessionServiceServer<sessions::Sessions>>().await;
+    health.set_serving::<WorkerServiceServer<workers::Workers>>().await;
+    health.set_serving::<AdminServiceServer<admin::Admin>>().await;
+    let server = grpc::server()
+        .max_concurrent_streams(STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .http2_max_header_list_size(HEADERS);
+    let mut server = server;
+    Ok(server
+        .add_service(health_service)
+        .add_service(reflection)
+        .add_service(sessions)
+        .add_service(workers)
+        .add_service(admin))
+}
+
+/// What open streams end with when the process leaves.
+fn leaving() -> Error {
+    Error::new(ErrorCode::ControllerUnavailable, "the controller is shutting down").hint("Try again.")
+}

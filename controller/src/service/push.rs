@@ -1,0 +1,251 @@
+//! Output coming up from a worker.
+//!
+//! One task per stream. It appends what is there, then makes it durable at most every 20 ms or 1 MiB, and only then
+//! acknowledges. Readers see bytes as soon as they are appended.
+
+use std::{
+    collections::{HashMap, HashSet},
+    pin::Pin,
+    sync::Arc,
+    time::Duration,
+};
+
+use futures::{FutureExt as _, Stream};
+use muster_proto::{
+    error::Error,
+    ids::{Incarnation, SessionId, WorkerId},
+    limits, metadata,
+    v1::{
+        OutputAck, OutputChunk, OutputPosition, OutputUnknown, PushOutputRequest, PushOutputResponse,
+        push_output_request, push_output_response::Body,
+    },
+};
+use muster_runtime::task;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, sleep_until},
+};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Request, Status, Streaming};
+use tracing::warn;
+
+use super::{Context, leaving};
+use crate::{
+    fleet::link::Closed,
+    output::{Appended, Replica},
+};
+
+/// Longest time between an append and its fdatasync.
+const SYNC_AFTER: Duration = Duration::from_millis(20);
+/// Most bytes between two fdatasyncs.
+const SYNC_BYTES: usize = 1 << 20;
+/// Bytes appended in one switch of threads.
+const BATCH_BYTES: usize = 1 << 20;
+/// Answers on their way to the worker. When full, its output waits: it is on its disk.
+const ANSWERS: usize = 64;
+
+type Answers = Pin<Box<dyn Stream<Item = Result<PushOutputResponse, Status>> + Send>>;
+
+/// Checks who pushes and starts to take its output.
+pub(super) async fn open(
+    context: &Context,
+    request: Request<Streaming<PushOutputRequest>>,
+) -> Result<Answers, Status> {
+    let text = |key| request.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let worker: WorkerId = text(metadata::WORKER)
+        .parse()
+        .map_err(|error| Error::invalid("muster-worker", format!("{error}")))?;
+    let incarnation: Incarnation = text(metadata::INCARNATION)
+        .parse()
+        .map_err(|error| Error::invalid("muster-incarnation", format!("{error}")))?;
+    let link = context.engine.link(worker.clone(), incarnation).await?;
+    let link =
+        link.ok_or_else(|| Status::failed_precondition("no Connect of this worker and incarnation is live"))?;
+    let (answers, stream) = mpsc::channel(ANSWERS);
+    let push = Push {
+        context: context.clone(),
+        worker,
+        incoming: request.into_inner(),
+        answers,
+        open: HashMap::new(),
+        unsynced: HashSet::new(),
+        unsynced_bytes: 0,
+        sync_at: None,
+    };
+    task::spawn("push output", push.run(link)).detach();
+    Ok(Box::pin(ReceiverStream::new(stream)))
+}
+
+struct Push {
+    context: Context,
+    worker: WorkerId,
+    incoming: Streaming<PushOutputRequest>,
+    answers: mpsc::Sender<Result<PushOutputResponse, Status>>,
+    open: HashMap<SessionId, Arc<Replica>>,
+    unsynced: HashSet<SessionId>,
+    unsynced_bytes: usize,
+    sync_at: Option<Instant>,
+}
+
+/// Why a stream ends.
+enum End {
+    /// The worker is gone or ended it.
+    Quiet,
+    /// With this.
+    Status(Status),
+}
+
+impl Push {
+    async fn run(mut self, mut link: Closed) {
+        let end = loop {
+            let step = tokio::select! {
+                biased;
+                why = link.closed() => Err(End::Status(why.into())),
+                () = self.context.leaving.requested() => Err(End::Status(leaving().into())),
+                () = sleep_until(self.sync_at.unwrap_or_else(Instant::now)), if self.sync_at.is_some() => self.sync().await,
+                message = self.incoming.message() => match message {
+                    Ok(Some(message)) => self.take(message).await,
+                    Ok(None) | Err(_) => Err(End::Quiet),
+                },
+            };
+            if let Err(end) = step {
+                break end;
+            }
+        };
+        // What was appended is worth an acknowledgement, if anyone still listens.
+        let _ = self.sync().await;
+        if let End::Status(status) = end {
+            let _ = self.answers.send(Err(status)).await;
+        }
+        for replica in self.open.values() {
+            replica.rest();
+        }
+    }
+
+    /// Takes a message and all that came with it, appends the chunks in one go.
+    async fn take(&mut self, first: PushOutputRequest) -> Result<(), End> {
+        let mut next = Some(first);
+        let mut chunks = Vec::new();
+        let mut bytes = 0;
+        while let Some(message) = next.take() {
+            match message.body {
+                Some(push_output_request::Body::Open(open)) => {
+                    // The position must not be behind chunks that came before.
+                    self.append(std::mem::take(&mut chunks)).await?;
+                    self.open(open.session_id).await?;
+                }
+                Some(push_output_request::Body::Chunk(chunk)) => {
+                    bytes += chunk.data.len();
+                    chunks.push(chunk);
+                }
+                None => {}
+            }
+            if bytes < BATCH_BYTES
+                && let Some(Ok(message)) = self.incoming.message().now_or_never()
+            {
+                next = message;
+            }
+        }
+        self.append(chunks).await?;
+        if self.unsynced_bytes >= SYNC_BYTES { self.sync().await } else { Ok(()) }
+    }
+
+    async fn open(&mut self, session_id: String) -> Result<(), End> {
+        let id = session_id.parse().ok();
+        let held = match id {
+            Some(id) => {
+                self.context.engine.holds(self.worker.clone(), id).await.map_err(|e| End::Status(e.into()))?
+            }
+            None => false,
+        };
+        let Some(id) = id.filter(|_| held) else {
+            return self.say(Body::Unknown(OutputUnknown { session_id })).await;
+        };
+        let replica = self.context.replicas.of(id);
+        let offset = replica.end();
+        self.open.insert(id, replica);
+        self.say(Body::Position(OutputPosition { session_id, offset })).await?;
+        // What is held may never have been acknowledged.
+        self.unsynced.insert(id);
+        self.sync_at.get_or_insert(Instant::now() + SYNC_AFTER);
+        Ok(())
+    }
+
+    async fn append(&mut self, chunks: Vec<OutputChunk>) -> Result<(), End> {
+        if chunks.is_empty() {
+            return Ok(());
+        }
+        let mut work = Vec::with_capacity(chunks.len());
+        for chunk in chunks {
+            if chunk.data.len() > limits::CHUNK_BYTES {
+                let message = format!(
+                    "a chunk has {} bytes, more than the {} allowed",
+                    chunk.data.len(),
+                    limits::CHUNK_BYTES
+                );
+                return Err(End::Status(Error::invalid("data", message).into()));
+            }
+            let opened =
+                chunk.session_id.parse().ok().and_then(|id| Some((id, Arc::clone(self.open.get(&id)?))));
+            match opened {
+                Some((id, replica)) => work.push((id, replica, chunk)),
+                None => self.say(Body::Unknown(OutputUnknown { session_id: chunk.session_id })).await?,
+            }
+        }
+        let appended = task::spawn_blocking("append output", move || {
+            let append = |(id, replica, chunk): (SessionId, Arc<Replica>, OutputChunk)| {
+                (id, chunk.data.len(), replica.append(chunk.offset, &chunk.data))
+            };
+            work.into_iter().map(append).collect::<Vec<_>>()
+        });
+        let mut gaps = HashMap::new();
+        for (id, bytes, result) in appended.await.map_err(|error| failed(&error))? {
+            match result.map_err(|error| failed(&error))? {
+                Appended::Held(_) => {
+                    self.unsynced.insert(id);
+                    self.unsynced_bytes += bytes;
+                }
+                Appended::Gap(end) => {
+                    gaps.insert(id, end);
+                }
+            }
+        }
+        if !self.unsynced.is_empty() {
+            self.sync_at.get_or_insert(Instant::now() + SYNC_AFTER);
+        }
+        for (id, offset) in gaps {
+            self.say(Body::Position(OutputPosition { session_id: id.to_string(), offset })).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes what was appended durable and acknowledges it.
+    async fn sync(&mut self) -> Result<(), End> {
+        self.sync_at = None;
+        self.unsynced_bytes = 0;
+        let unsynced = std::mem::take(&mut self.unsynced);
+        let replicas: Vec<_> =
+            unsynced.into_iter().filter_map(|id| Some((id, Arc::clone(self.open.get(&id)?)))).collect();
+        if replicas.is_empty() {
+            return Ok(());
+        }
+        let synced = task::spawn_blocking("sync output", move || {
+            replicas.into_iter().map(|(id, replica)| (id, replica.sync())).collect::<Vec<_>>()
+        });
+        for (id, result) in synced.await.map_err(|error| failed(&error))? {
+            let offset = result.map_err(|error| failed(&error))?;
+            self.say(Body::Ack(OutputAck { session_id: id.to_string(), offset })).await?;
+        }
+        Ok(())
+    }
+
+    async fn say(&self, body: Body) -> Result<(), End> {
+        self.answers.send(Ok(PushOutputResponse { body: Some(body) })).await.map_err(|_| End::Quiet)
+    }
+}
+
+/// The stream ends; the worker opens it again and goes on from the position it is told.
+fn failed(error: &dyn std::error::Error) -> End {
+    warn!(error = %error, "output cannot be written; the worker keeps it");
+    End::Status(Status::unavailable(format!("output cannot be written: {error}")))
+}

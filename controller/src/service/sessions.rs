@@ -1,0 +1,241 @@
+//! What callers ask of sessions.
+
+use std::{pin::Pin, time::Duration};
+
+use futures::{Stream, StreamExt as _, stream};
+use muster_proto::{
+    error::{Error, ErrorCode},
+    ids::SessionId,
+    limits,
+    v1::{
+        ArchiveSessionRequest, ArchiveSessionResponse, GetSessionRequest, GetSessionResponse,
+        ListSessionsRequest, ListSessionsResponse, ReadOutputRequest, ReadOutputResponse, SendInputRequest,
+        SendInputResponse, Session, SessionStatus, SpawnSessionRequest, SpawnSessionResponse,
+        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse, WorkspaceState,
+        session_service_server::SessionService,
+    },
+};
+use muster_runtime::{grpc, telemetry};
+use tokio::time::{Instant, timeout_at};
+use tonic::{Request, Response, Status};
+use tracing::Instrument as _;
+
+use super::{Context, fit::fit, leaving, read, validate};
+use crate::engine::{InputRequest, ListQuery, SpawnRequest, Watcher};
+
+/// How long ArchiveSession waits for the worker.
+const RELEASE_WAIT: Duration = Duration::from_secs(10);
+/// Sessions of a page when the caller does not say.
+const PAGE: usize = 50;
+/// Sessions one watch may name: each costs an entry until it ends.
+const WATCHED: usize = 10_000;
+
+type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Sessions {
+    context: Context,
+}
+
+impl Sessions {
+    pub(super) const fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    async fn spawn(&self, request: SpawnSessionRequest) -> Result<SpawnSessionResponse, Error> {
+        let spec = request.spec.unwrap_or_default();
+        validate::spec(&spec)?;
+        validate::request_id(&request.request_id)?;
+        let traceparent = telemetry::traceparent();
+        let request = SpawnRequest { spec, request_id: request.request_id, traceparent };
+        let (session, replayed) = self.context.engine.spawn(request).await?;
+        tracing::Span::current().record("session.id", session.session_id.as_str());
+        Ok(SpawnSessionResponse { session: Some(session), replayed })
+    }
+
+    /// Waits until the worker has answered about the workspace of `session`, or gives up.
+    async fn released(&self, session: Session) -> Result<Session, Error> {
+        if !is_releasing(&session) {
+            return Ok(session);
+        }
+        let deadline = Instant::now() + RELEASE_WAIT;
+        let id = session.session_id.clone();
+        let (mut watcher, now) = self.context.engine.watch(vec![id.clone()]).await?;
+        let mut session = now.into_iter().next().unwrap_or(session);
+        while is_releasing(&session) {
+            tokio::select! {
+                changed = timeout_at(deadline, watcher.changed()) => if changed.is_err() { break },
+                () = self.context.leaving.requested() => break,
+            }
+            session = self.context.engine.get(id.clone()).await?;
+        }
+        Ok(session)
+    }
+}
+
+#[tonic::async_trait]
+impl SessionService for Sessions {
+    type WatchSessionsStream = Streamed<WatchSessionsResponse>;
+    type ReadOutputStream = Streamed<ReadOutputResponse>;
+
+    async fn spawn_session(
+        &self,
+        request: Request<SpawnSessionRequest>,
+    ) -> Result<Response<SpawnSessionResponse>, Status> {
+        let span = tracing::info_span!("session.spawn", session.id = tracing::field::Empty);
+        grpc::set_parent(&span, request.metadata());
+        Ok(Response::new(self.spawn(request.into_inner()).instrument(span).await?))
+    }
+
+    async fn get_session(
+        &self,
+        request: Request<GetSessionRequest>,
+    ) -> Result<Response<GetSessionResponse>, Status> {
+        let session = self.context.engine.get(request.into_inner().session).await?;
+        Ok(Response::new(GetSessionResponse { session: Some(session) }))
+    }
+
+    async fn list_sessions(
+        &self,
+        request: Request<ListSessionsRequest>,
+    ) -> Result<Response<ListSessionsResponse>, Status> {
+        let listed = self.context.engine.list(list_query(request.into_inner())?).await?;
+        // A page of cut sessions always fits in one message: its size is bounded.
+        let sessions = fit(listed.sessions).into_iter().flatten().collect();
+        Ok(Response::new(ListSessionsResponse {
+            sessions,
+            next_cursor: listed
+                .next
+                .map(|(first, id)| format!("{}{id}", if first { 'a' } else { 'b' }))
+                .unwrap_or_default(),
+            counts: listed.counts,
+            total: listed.total,
+        }))
+    }
+
+    async fn send_input(
+        &self,
+        request: Request<SendInputRequest>,
+    ) -> Result<Response<SendInputResponse>, Status> {
+        let SendInputRequest { session, request_id, input } = request.into_inner();
+        validate::request_id(&request_id)?;
+        let missing = || Error::invalid("input", "neither an answer, a message nor an interrupt is given");
+        let input = input.ok_or_else(missing)?;
+        validate::input(&input)?;
+        let request = InputRequest { session, request_id, input };
+        let (session, replayed, delivery) = self.context.engine.input(request).await?;
+        Ok(Response::new(SendInputResponse { session: Some(session), replayed, delivery: delivery.into() }))
+    }
+
+    async fn stop_session(
+        &self,
+        request: Request<StopSessionRequest>,
+    ) -> Result<Response<StopSessionResponse>, Status> {
+        let StopSessionRequest { session, reason } = request.into_inner();
+        validate::reason(&reason)?;
+        let (session, changed) = self.context.engine.stop(session, reason).await?;
+        Ok(Response::new(StopSessionResponse { session: Some(session), changed }))
+    }
+
+    async fn archive_session(
+        &self,
+        request: Request<ArchiveSessionRequest>,
+    ) -> Result<Response<ArchiveSessionResponse>, Status> {
+        let (session, changed) = self.context.engine.archive(request.into_inner().session).await?;
+        let session = self.released(session).await?;
+        Ok(Response::new(ArchiveSessionResponse { session: Some(session), changed }))
+    }
+
+    async fn watch_sessions(
+        &self,
+        request: Request<WatchSessionsRequest>,
+    ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        let named = request.into_inner().sessions;
+        if named.len() > WATCHED {
+            let message = format!("names {} sessions, more than the {WATCHED} allowed", named.len());
+            return Err(Error::invalid("sessions", message).into());
+        }
+        let (watcher, now) = self.context.engine.watch(named).await?;
+        let first = messages(now).into_iter().map(Ok);
+        let later = changes(self.context.clone(), watcher);
+        Ok(Response::new(Box::pin(stream::iter(first).chain(later))))
+    }
+
+    async fn read_output(
+        &self,
+        request: Request<ReadOutputRequest>,
+    ) -> Result<Response<Self::ReadOutputStream>, Status> {
+        let reader = read::Reader::open(self.context.clone(), request.into_inner()).await?;
+        Ok(Response::new(Box::pin(reader.stream())))
+    }
+}
+
+fn is_releasing(session: &Session) -> bool {
+    session.workspace.as_ref().is_some_and(|workspace| workspace.state() == WorkspaceState::Releasing)
+}
+
+fn messages(sessions: Vec<Session>) -> Vec<WatchSessionsResponse> {
+    fit(sessions).into_iter().map(|sessions| WatchSessionsResponse { sessions }).collect()
+}
+
+/// The changes a watcher sees, until the caller goes or the process leaves.
+fn changes(
+    context: Context,
+    watcher: Watcher,
+) -> impl Stream<Item = Result<WatchSessionsResponse, Status>> + Send {
+    let state = Some((context, watcher));
+    let batches = stream::unfold(state, |state| async move {
+        let (context, mut watcher) = state?;
+        let changed = tokio::select! {
+            changed = watcher.changed() => context.engine.views(changed).await,
+            () = context.leaving.requested() => Err(leaving()),
+        };
+        match changed {
+            Ok(sessions) => {
+                let messages: Vec<_> = messages(sessions).into_iter().map(Ok).collect();
+                Some((messages, Some((context, watcher))))
+            }
+            Err(error) => Some((vec![Err(error.into())], None)),
+        }
+    });
+    batches.map(stream::iter).flatten()
+}
+
+fn list_query(request: ListSessionsRequest) -> Result<ListQuery, Error> {
+    if request.limit > limits::LIST_LIMIT {
+        let message = format!("is {}, more than the {} allowed", request.limit, limits::LIST_LIMIT);
+        return Err(Error::invalid("limit", message));
+    }
+    let statuses: Result<Vec<_>, _> =
+        request.statuses.iter().map(|status| SessionStatus::try_from(*status)).collect();
+    let statuses = statuses.ok().filter(|statuses| !statuses.contains(&SessionStatus::Unspecified));
+    let after = match request.cursor.as_str() {
+        "" => None,
+        cursor => Some(parse_cursor(cursor).ok_or_else(|| {
+            Error {
+                field: "cursor".to_owned(),
+                ..Error::new(ErrorCode::InvalidCursor, "the cursor is none of ours")
+            }
+            .hint("Use next_cursor of an earlier answer, or none.")
+        })?),
+    };
+    Ok(ListQuery {
+        statuses: statuses.ok_or_else(|| Error::invalid("statuses", "holds a status that does not exist"))?,
+        project: request.project,
+        labels: request.labels,
+        include_archived: request.include_archived,
+        limit: if request.limit == 0 { PAGE } else { request.limit as usize },
+        after,
+    })
+}
+
+fn parse_cursor(cursor: &str) -> Option<(bool, SessionId)> {
+    let (first, id) = cursor.split_at_checked(1)?;
+    let needs_attention = match first {
+        "a" => true,
+        "b" => false,
+        _ => return None,
+    };
+    Some((needs_attention, id.parse().ok()?))
+}

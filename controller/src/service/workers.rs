@@ -1,0 +1,144 @@
+//! The worker link: the control stream of a worker.
+
+use std::{pin::Pin, sync::atomic::Ordering, time::Duration};
+
+use futures::Stream;
+use muster_proto::{
+    PROTOCOL,
+    error::{Error, ErrorCode},
+    ids::WorkerId,
+    v1::{
+        ConnectRequest, ConnectResponse, Hello, PushOutputRequest, PushOutputResponse, Welcome,
+        connect_request, connect_response, worker_service_server::WorkerService,
+    },
+};
+use muster_runtime::{grpc, task};
+use tokio::time::timeout;
+use tonic::{Request, Response, Status, Streaming};
+use tracing::{Instrument as _, info};
+
+use super::{Context, leaving, push, validate};
+use crate::{
+    engine::Attach,
+    fleet::link::{self, Closed, LinkId},
+};
+
+/// How long a worker may take for its Hello.
+const HELLO_WAIT: Duration = Duration::from_secs(10);
+
+/// See the module.
+#[derive(Debug)]
+pub struct Workers {
+    context: Context,
+}
+
+impl Workers {
+    pub(super) const fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    fn welcome(&self, protocol: u32) -> ConnectResponse {
+        let millis = |duration: Duration| u32::try_from(duration.as_millis()).unwrap_or(u32::MAX);
+        ConnectResponse {
+            body: Some(connect_response::Body::Welcome(Welcome {
+                protocol,
+                controller_version: env!("CARGO_PKG_VERSION").to_owned(),
+                heartbeat_interval_ms: millis(self.context.heartbeat_interval),
+                unreachable_after_ms: millis(self.context.unreachable_after),
+            })),
+        }
+    }
+}
+
+#[tonic::async_trait]
+impl WorkerService for Workers {
+    type ConnectStream = Pin<Box<dyn Stream<Item = Result<ConnectResponse, Status>> + Send>>;
+    type PushOutputStream = Pin<Box<dyn Stream<Item = Result<PushOutputResponse, Status>> + Send>>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        if self.context.leaving.is_requested() {
+            return Err(leaving().into());
+        }
+        let span = tracing::info_span!("worker.link", worker.id = tracing::field::Empty);
+        grpc::set_parent(&span, request.metadata());
+        let mut incoming = request.into_inner();
+        let hello = first(&mut incoming).await?;
+        let protocol = agree(&hello)?;
+        let (worker, incarnation) = validate::hello(&hello)?;
+        span.record("worker.id", worker.as_str());
+        let id = self.context.links.fetch_add(1, Ordering::Relaxed);
+        let (link, commands) = link::open(id);
+        let attach = Attach { worker: worker.clone(), incarnation, hello, link };
+        let mut first = self.context.engine.attach(attach).await?;
+        first.insert(0, self.welcome(protocol));
+        let reports = listen(self.context.clone(), incoming, worker, id, commands.watch());
+        task::spawn("worker link", reports.instrument(span)).detach();
+        Ok(Response::new(Box::pin(commands.stream(first))))
+    }
+
+    async fn push_output(
+        &self,
+        request: Request<Streaming<PushOutputRequest>>,
+    ) -> Result<Response<Self::PushOutputStream>, Status> {
+        Ok(Response::new(push::open(&self.context, request).await?))
+    }
+}
+
+async fn first(incoming: &mut Streaming<ConnectRequest>) -> Result<Hello, Status> {
+    let message = timeout(HELLO_WAIT, incoming.message()).await;
+    match message.map_err(|_| Error::invalid("hello", "no Hello came in time"))?? {
+        Some(ConnectRequest { body: Some(connect_request::Body::Hello(hello)) }) => Ok(hello),
+        _ => Err(Error::invalid("hello", "the first message is no Hello").into()),
+    }
+}
+
+/// The newest protocol version both speak.
+fn agree(hello: &Hello) -> Result<u32, Error> {
+    let theirs = hello.protocol.unwrap_or_default();
+    let newest = theirs.max.min(PROTOCOL.max);
+    if newest >= theirs.min.max(PROTOCOL.min) {
+        return Ok(newest);
+    }
+    let message = format!(
+        "the worker speaks protocol {} to {}, this controller {} to {}",
+        theirs.min, theirs.max, PROTOCOL.min, PROTOCOL.max
+    );
+    Err(Error::new(ErrorCode::VersionMismatch, message).hint("Upgrade the older of the two."))
+}
+
+/// Hands on what the worker says until its stream ends or the link is closed.
+async fn listen(
+    context: Context,
+    mut incoming: Streaming<ConnectRequest>,
+    worker: WorkerId,
+    link: LinkId,
+    mut closed: Closed,
+) {
+    let why = loop {
+        let message = tokio::select! {
+            message = incoming.message() => message,
+            why = closed.closed() => break format!("closed: {why:?}"),
+        };
+        match message {
+            Ok(Some(ConnectRequest { body })) => match body {
+                Some(connect_request::Body::Event(event)) => {
+                    context.engine.event(worker.clone(), link, event).await
+                }
+                Some(connect_request::Body::Heartbeat(heartbeat)) => {
+                    context.engine.heartbeat(worker.clone(), link, heartbeat).await;
+                }
+                // A second Hello makes no sense; what this build does not know is for a newer one.
+                Some(connect_request::Body::Hello(_)) | None => {
+                    info!("a message that is not understood is ignored")
+                }
+            },
+            Ok(None) => break "the worker ended it".to_owned(),
+            Err(status) => break status.message().to_owned(),
+        }
+    };
+    info!(worker.id = %worker, reason = why, "a worker link ended");
+    context.engine.detach(worker, link).await;
+}
