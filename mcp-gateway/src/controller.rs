@@ -29,8 +29,11 @@ type Client = SessionServiceClient<InterceptedService<Channel, TraceInterceptor>
 
 /// A call that has no answer after this long is given up: the controller waits at most 10 s for anything.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
-/// Largest answer taken: a full page of sessions with their prompts.
-const ANSWER_BYTES: usize = 64 << 20;
+/// Largest answer taken: a full page of sessions whose prompts are as long as they may be.
+const ANSWER_BYTES: usize = 512 << 20;
+/// How long the last bytes of a session that has ended may take to arrive from its worker. They travel beside
+/// the news of its end and are rarely behind it by more than a moment.
+const LAST_BYTES: Duration = Duration::from_secs(3);
 const FIRST_RETRY: Duration = Duration::from_millis(50);
 const LAST_RETRY: Duration = Duration::from_secs(1);
 
@@ -42,11 +45,15 @@ pub(crate) struct Controller {
     patience: Duration,
 }
 
-/// How a read of output ended.
+/// A part of a session's output.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct ReadEnd {
-    /// The session has ended and nothing comes after what was read.
-    pub(crate) ended: bool,
+pub(crate) struct Span<'a> {
+    pub(crate) session: &'a str,
+    pub(crate) from: u64,
+    /// Bytes at most.
+    pub(crate) limit: u64,
+    /// The session has ended: wait a moment for bytes that are still on their way.
+    pub(crate) to_the_end: bool,
 }
 
 impl Controller {
@@ -125,23 +132,24 @@ impl Controller {
         }
     }
 
-    /// Reads output from `from`, at most `limit` bytes, and hands each chunk to `take`, which says whether it
-    /// wants more. A broken stream is taken up again at the byte where it broke.
+    /// Reads output and hands each chunk to `take`, which says whether it wants more. A broken stream is
+    /// taken up again at the byte where it broke. Returns whether the session has ended and nothing comes
+    /// after what was read.
     pub(crate) async fn read(
         &self,
-        session: &str,
-        from: u64,
-        limit: u64,
+        span: Span<'_>,
         mut take: impl FnMut(&[u8]) -> bool + Send,
-    ) -> Result<ReadEnd, Error> {
+    ) -> Result<bool, Error> {
+        let Span { session, from, limit, to_the_end } = span;
         let end = from.saturating_add(limit);
+        let silence = if to_the_end { LAST_BYTES } else { CALL_TIMEOUT };
         let mut at = from;
-        let mut last = ReadEnd { ended: false };
+        let mut ended = false;
         while at < end {
             let request = ReadOutputRequest {
                 session: session.to_owned(),
                 from_offset: at,
-                follow: false,
+                follow: to_the_end,
                 limit_bytes: end - at,
             };
             let mut stream: Streaming<ReadOutputResponse> = self
@@ -152,15 +160,16 @@ impl Controller {
                 .await?;
             let before = at;
             loop {
-                match timeout(CALL_TIMEOUT, stream.message()).await {
+                match timeout(silence, stream.message()).await {
                     Ok(Ok(Some(chunk))) => {
                         at = chunk.offset + chunk.data.len() as u64;
-                        last = ReadEnd { ended: chunk.ended && at >= chunk.end_offset };
-                        if !chunk.data.is_empty() && !take(&chunk.data) {
-                            return Ok(last);
+                        ended = chunk.ended && at >= chunk.end_offset;
+                        if (!chunk.data.is_empty() && !take(&chunk.data)) || ended {
+                            return Ok(ended);
                         }
                     }
-                    Ok(Ok(None)) => return Ok(last),
+                    // A stream that follows an ended session ends when all of it is sent.
+                    Ok(Ok(None)) => return Ok(ended || (to_the_end && at < end)),
                     Ok(Err(status)) => {
                         let error = Error::from_status(&status);
                         if error.code != ErrorCode::ControllerUnavailable || at == before {
@@ -168,11 +177,12 @@ impl Controller {
                         }
                         break;
                     }
+                    Err(_) if to_the_end => return Ok(false),
                     Err(_) => return Err(self.silent()),
                 }
             }
         }
-        Ok(last)
+        Ok(ended)
     }
 
     async fn call<T, F, Fut>(&self, mut attempt: F) -> Result<T, Error>

@@ -127,8 +127,8 @@ pub(crate) fn answer_with(attention: &Attention) -> String {
     let id = &attention.attention_id;
     match (attention.reason(), &attention.ask) {
         (AttentionReason::PlanApproval, _) => format!(
-            "send_input with attentionId \"{id}\" and decision \"allow\"; or decision \"deny\" and text \
-             with what to change"
+            "send_input with attentionId \"{id}\" and decision \"allow\" (\"allow_always\": it may then edit \
+             files unasked); or decision \"deny\" and text with what to change"
         ),
         (AttentionReason::Input, Some(Ask::Input(ask))) if !ask.mcp_server.is_empty() => format!(
             "send_input with attentionId \"{id}\" and answers {{\"<field>\": \"<value>\"}} as formSchema \

@@ -18,7 +18,10 @@ use super::{
     output_page::{self, Content, Page, Source},
     session_given, to_value, with_text,
 };
-use crate::render::{sanitise, view::has_ended, view::status_name};
+use crate::{
+    controller::Span,
+    render::{sanitise, view::has_ended, view::status_name},
+};
 
 /// Characters of a page when the caller names no number; with JSON around it, 40 KB at most.
 const MAX_CHARS: u32 = 20_000;
@@ -260,14 +263,13 @@ async fn raw(
     let end = session.output_end_offset;
     let mut from = cursor.unwrap_or_else(|| end.saturating_sub(most));
     let mut bytes = Vec::new();
-    let read = call
-        .controller
-        .read(&session.session_id, from, most, |chunk| {
-            let room = max_chars - bytes.len();
-            bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
-            bytes.len() < max_chars
-        })
-        .await?;
+    let span = Span { session: &session.session_id, from, limit: most, to_the_end: has_ended(session) };
+    let reading = call.controller.read(span, |chunk| {
+        let room = max_chars - bytes.len();
+        bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
+        bytes.len() < max_chars
+    });
+    let ended = reading.await?;
     if let Some(lines) = tail_lines {
         let skip = start_of_last_lines(&bytes, lines);
         bytes.drain(..skip);
@@ -284,8 +286,7 @@ async fn raw(
     let mut output = Output::new(session, Format::Raw);
     output.cursor = format!("o{from}");
     output.next_cursor = format!("o{next}");
-    output.eof = !cut_character
-        && (read.ended && next >= end || bytes.is_empty() && has_ended(session) && from >= end);
+    output.eof = ended && !cut_character && next >= end;
     output.truncated = next < end || (cursor.is_none() && from > 0);
     output.note = if next < end {
         Some(format!("there is more: go on with cursor \"o{next}\""))

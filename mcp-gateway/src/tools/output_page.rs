@@ -9,7 +9,7 @@ use muster_proto::error::Error;
 use serde_json::Value;
 
 use crate::{
-    controller::Controller,
+    controller::{Controller, Span},
     render::{
         Transcript, cut_middle, events,
         lines::{Line, Lines},
@@ -100,6 +100,12 @@ pub(super) struct Source<'a> {
     pub(super) ended: bool,
 }
 
+impl<'a> Source<'a> {
+    const fn span(&self, from: u64, limit: u64) -> Span<'a> {
+        Span { session: self.session, from, limit, to_the_end: self.ended }
+    }
+}
+
 /// The page that begins at `from`.
 pub(super) async fn forward(source: Source<'_>, from: u64) -> Result<Page, Error> {
     let mut page = Page { start: from, next: from, ..Page::default() };
@@ -110,9 +116,8 @@ pub(super) async fn forward(source: Source<'_>, from: u64) -> Result<Page, Error
         |page: &mut Page, line: &Line<'_>| fill(page, &mut renderer, line, &mut room, source.max_chars);
     let read = source
         .controller
-        .read(source.session, from, SCAN_BYTES, |bytes| lines.push(bytes, |line| take(&mut page, line)));
-    let end = read.await?;
-    let ended = end.ended || (from >= source.end && source.ended);
+        .read(source.span(from, SCAN_BYTES), |bytes| lines.push(bytes, |line| take(&mut page, line)));
+    let ended = read.await?;
     if !page.more {
         if ended {
             lines.finish(|line| take(&mut page, line));
@@ -218,9 +223,8 @@ async fn tail_from(source: Source<'_>, from: u64, tail_lines: Option<usize>) -> 
     let limit = source.end.saturating_sub(from) + SCAN_BYTES;
     let read = source
         .controller
-        .read(source.session, from, limit, |bytes| lines.push(bytes, |line| take(&mut page, line)));
-    let end = read.await?;
-    let ended = end.ended || (from >= source.end && source.ended);
+        .read(source.span(from, limit), |bytes| lines.push(bytes, |line| take(&mut page, line)));
+    let ended = read.await?;
     if ended {
         lines.finish(|line| take(&mut page, line));
     }

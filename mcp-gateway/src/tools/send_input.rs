@@ -9,7 +9,7 @@ use muster_proto::{
     error::{Error, ErrorCode},
     v1::{
         Answer, Attention, AttentionReason, Decision as WireDecision, Delivery, Question, SendInputRequest,
-        Session, attention::Ask, send_input_request::Input,
+        SendInputResponse, Session, attention::Ask, send_input_request::Input,
     },
 };
 use rmcp::model::{CallToolResult, JsonObject, Tool};
@@ -105,15 +105,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
         Some(input) => input,
         None => addressed(&args, &call.controller.get(&session).await?)?,
     };
-    let request =
-        SendInputRequest { session: session.clone(), request_id: request_id.id.clone(), input: Some(input) };
-    let sent = match call.controller.send(request.clone()).await {
-        Err(error) if request_id.derived && error.code == ErrorCode::RequestIdConflict => {
-            call.controller.send(SendInputRequest { request_id: RequestId::fresh().id, ..request }).await
-        }
-        other => other,
-    };
-    let response = match sent {
+    let response = match send(call, &session, &request_id, input).await {
         Err(error) if error.code == ErrorCode::AttentionPending => {
             return Err(explain_pending(call, &session, error).await);
         }
@@ -129,6 +121,49 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
         _ => view.with_next(format!("call wait_for_completion with sessionId \"{}\"", session.handle)),
     };
     structured(&Output { session: view, delivered, replayed: response.replayed.then_some(true) })
+}
+
+/// Sends `input` once, however often this call is repeated.
+async fn send(
+    call: &Call<'_>,
+    session: &str,
+    request_id: &RequestId,
+    input: Input,
+) -> Result<SendInputResponse, Error> {
+    let request = |id: &str, input: &Input| SendInputRequest {
+        session: session.to_owned(),
+        request_id: id.to_owned(),
+        input: Some(input.clone()),
+    };
+    let conflict = match call.controller.send(request(&request_id.id, &input)).await {
+        Err(error) if error.code == ErrorCode::RequestIdConflict => error,
+        other => return other,
+    };
+    // Text answers an open question and is a message otherwise. If it was this request that closed the
+    // question, it must be asked for under its first form: with a known id nothing is done anew.
+    if let Some(other) = other_form(&input)
+        && let Ok(response) = call.controller.send(request(&request_id.id, &other)).await
+    {
+        return Ok(response);
+    }
+    // The tool use id was used before for something else, so it is not unique and this is no repetition.
+    // Answers are not sent under a new id: they could reach a question that nobody meant.
+    match input {
+        Input::Message(_) if request_id.derived => {
+            call.controller.send(request(&RequestId::fresh().id, &input)).await
+        }
+        _ => Err(conflict),
+    }
+}
+
+fn other_form(input: &Input) -> Option<Input> {
+    match input {
+        Input::Message(text) => Some(Input::Answer(Answer { text: text.clone(), ..Answer::default() })),
+        Input::Answer(answer) if *answer == (Answer { text: answer.text.clone(), ..Answer::default() }) => {
+            Some(Input::Message(answer.text.clone()))
+        }
+        _ => None,
+    }
 }
 
 /// Input that does not depend on what the session asks now. Refuses combinations that mean nothing.
@@ -167,28 +202,13 @@ fn addressed(args: &Args, session: &Session) -> Result<Input, Error> {
     if !answers {
         let text = args.text.clone().unwrap_or_default();
         return match open {
-            Some(open) if open.reason() == AttentionReason::Input => Ok(Input::Answer(Answer {
-                attention_id: open.attention_id.clone(),
-                text,
-                ..Answer::default()
-            })),
+            Some(open) if open.reason() == AttentionReason::Input => {
+                Ok(Input::Answer(Answer { text, ..Answer::default() }))
+            }
             Some(open) => Err(pending(open)),
             None => Ok(Input::Message(text)),
         };
     }
-    let attention_id = match (&args.attention_id, open) {
-        (Some(id), _) => id.clone(),
-        (None, Some(open)) => open.attention_id.clone(),
-        // It may have been answered by this very request, whose answer was lost: the controller knows by its
-        // id.
-        (None, None) if args.request_id.is_some() => String::new(),
-        (None, None) => {
-            return Err(Error::new(
-                ErrorCode::AttentionStale,
-                format!("{} waits on no answer", session.handle),
-            ));
-        }
-    };
     if let (Some(open), None, None) = (same, args.decision, &args.answers)
         && open.reason() != AttentionReason::Input
     {
@@ -211,7 +231,9 @@ fn addressed(args: &Args, session: &Session) -> Result<Input, Error> {
     };
     let answers = args.answers.clone().unwrap_or_default();
     Ok(Input::Answer(Answer {
-        attention_id,
+        // Not filled in here: a repetition must say the same, also when the question is no longer open. The
+        // controller takes the one that is.
+        attention_id: args.attention_id.clone().unwrap_or_default(),
         decision: decision.into(),
         text: args.text.clone().unwrap_or_default(),
         answers: named_by_question(answers, same),
@@ -228,7 +250,10 @@ fn fits(args: &Args, open: &Attention) -> Result<(), Error> {
         return Err(Error::invalid("answers", message).hint(answer_with(open)));
     }
     let allows = matches!(args.decision, Some(Decision::Allow | Decision::AllowAlways));
-    if allows && reason == AttentionReason::Input && args.answers.is_none() && args.text.is_none() {
+    let says_more = args.answers.is_some() || args.text.is_some() || args.updated_input.is_some();
+    // A form of an MCP server may ask for nothing but yes.
+    let form = matches!(&open.ask, Some(Ask::Input(ask)) if !ask.mcp_server.is_empty());
+    if allows && !says_more && !form && reason == AttentionReason::Input {
         let message = "`decision` \"allow\" answers no question";
         return Err(Error::invalid("decision", message).hint(answer_with(open)));
     }

@@ -45,6 +45,8 @@ pub struct State {
     pub watchers: usize,
     /// Every call and stream fails as if the process were gone.
     pub down: bool,
+    /// Output that arrives only for who follows: the worker's last bytes, late.
+    pub late: Vec<u8>,
     /// The next spawn is done, and its answer is lost.
     pub lose_next_answer: bool,
 }
@@ -319,7 +321,8 @@ impl SessionService for Fake {
         let delivery = match request.input.as_ref().expect("an input") {
             Input::Answer(answer) => {
                 let open = session.attention.as_ref().map(|attention| attention.attention_id.clone());
-                if open.as_ref() != Some(&answer.attention_id) {
+                let meant = answer.attention_id.is_empty() || open.as_ref() == Some(&answer.attention_id);
+                if open.is_none() || !meant {
                     return Err(Error::new(ErrorCode::AttentionStale, "it was answered already").into());
                 }
                 self.change(&session.handle, |session| {
@@ -420,14 +423,19 @@ impl SessionService for Fake {
         self.enter(&request)?;
         let request = request.into_inner();
         let session = self.find(&request.session)?;
-        let all = self.state().output.get(&session.handle).cloned().unwrap_or_default();
+        let mut all = self.state().output.get(&session.handle).cloned().unwrap_or_default();
+        let late = self.state().late.clone();
+        if request.follow {
+            all.extend_from_slice(&late);
+        }
         let from = request.from_offset as usize;
         if from > all.len() {
             return Err(Error::new(ErrorCode::InvalidCursor, "the offset lies past the end").into());
         }
         let limit = if request.limit_bytes == 0 { usize::MAX } else { request.limit_bytes as usize };
         let to = all.len().min(from.saturating_add(limit));
-        let ended = matches!(session.status(), SessionStatus::Completed | SessionStatus::Failed);
+        let ended = matches!(session.status(), SessionStatus::Completed | SessionStatus::Failed)
+            && (request.follow || late.is_empty());
         let end_offset = all.len() as u64;
         let mut offset = from as u64;
         let chunks: Vec<_> = all[from..to]

@@ -167,3 +167,15 @@ async fn a_cursor_past_the_end_is_refused() {
     let page = read(&farm, json!({})).await;
     assert_eq!((&page["text"], &page["eof"]), (&json!(""), &json!(false)));
 }
+
+#[tokio::test]
+async fn the_last_bytes_of_an_ended_session_are_waited_for() {
+    let farm = farm_with(&said("one"), SessionStatus::Completed).await;
+    farm.fake().state().late = said("two").into_bytes();
+    let page = read(&farm, json!({})).await;
+    assert_eq!((&page["text"], &page["eof"]), (&json!("claude: one\nclaude: two\n"), &json!(true)));
+    farm.fake().change("work-1", |session| session.output_end_offset = 0);
+    farm.fake().state().output.clear();
+    let page = read(&farm, json!({"format": "raw"})).await;
+    assert_eq!((&page["text"], &page["eof"]), (&json!(said("two")), &json!(true)));
+}

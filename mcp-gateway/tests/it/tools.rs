@@ -182,9 +182,10 @@ async fn answers_reach_the_question_they_are_meant_for() {
         .collect();
     assert_eq!(answers[0].decision(), Decision::Allow);
     assert_eq!(answers[0].updated_input_json, r#"{"command":"ls"}"#);
-    assert_eq!((answers[1].attention_id.as_str(), answers[1].text.as_str()), ("a2", "not to main"));
+    assert_eq!((answers[0].attention_id.as_str(), answers[1].attention_id.as_str()), ("a1", ""));
+    assert_eq!((answers[1].decision(), answers[1].text.as_str()), (Decision::Deny, "not to main"));
     assert_eq!(answers[2].answers.get("Which DB?").map(String::as_str), Some("Postgres, SQLite"));
-    assert_eq!((answers[3].attention_id.as_str(), answers[3].text.as_str()), ("a4", "neither"));
+    assert_eq!(answers[3].text, "neither");
     assert_eq!(answers[4].decision(), Decision::AllowAlways);
 }
 
@@ -286,4 +287,27 @@ async fn refusals_of_the_controller_say_what_to_do() {
     let error =
         farm.error("spawn_session", json!({"prompt": "p", "project": "strict", "trustMode": true})).await;
     assert!(error.starts_with("trust_not_allowed: ") && error.contains("without trustMode"), "{error}");
+}
+
+#[tokio::test]
+async fn an_answer_whose_reply_was_lost_may_be_repeated() {
+    let farm = Farm::start().await;
+    farm.fake().add("fix-1", SessionStatus::Working);
+    for (id, arguments, reason) in [
+        ("r1", json!({"decision": "allow"}), AttentionReason::Permission),
+        ("r2", json!({"text": "Postgres"}), AttentionReason::Input),
+    ] {
+        farm.fake().ask("fix-1", "a1", reason);
+        let mut arguments = arguments;
+        arguments["sessionId"] = json!("fix-1");
+        arguments["requestId"] = json!(id);
+        assert!(farm.ok("send_input", arguments.clone()).await.get("replayed").is_none());
+        assert_eq!(farm.ok("send_input", arguments).await["replayed"], true, "{id}");
+    }
+    assert_eq!(farm.fake().state().inputs.len(), 2);
+    let meta = json!({"claudecode/toolUseId": "toolu_01AbCdEfGhIjKlMnOpQrStUv"});
+    let say = |text: &str| json!({"sessionId": "fix-1", "text": text});
+    content(farm.with_meta("send_input", say("one"), meta.clone()).await);
+    assert_eq!(content(farm.with_meta("send_input", say("one"), meta.clone()).await)["replayed"], true);
+    assert!(content(farm.with_meta("send_input", say("two"), meta).await).get("replayed").is_none());
 }
