@@ -1,8 +1,9 @@
-//! The whole system on this machine, as real processes: controller, workers, gateways, and a Messages API beside them.
+//! The whole system on this machine, as real processes: controller, workers, gateways, and a Messages API
+//! beside them.
 //!
-//! Owns a folder and every process below it. Nothing outside is used: HOME, state, repositories and logs lie in the
-//! folder, the environment is clean, ports come from the kernel. Dropping it ends everything by pid; a fleet that is
-//! dropped by a panic prints its logs and keeps its folder.
+//! Owns a folder and every process below it. Nothing outside is used: HOME, state, repositories and logs lie
+//! in the folder, the environment is clean, ports come from the kernel. Dropping it ends everything by pid; a
+//! fleet that is dropped by a panic prints its logs and keeps its folder.
 
 mod builder;
 mod claude;

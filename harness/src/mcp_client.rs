@@ -1,7 +1,8 @@
-//! A small MCP client of our own, over child pipes or HTTP: what the gateway says is seen here as it went over the wire.
+//! A small MCP client of our own, over child pipes or HTTP: what the gateway says is seen here as it went
+//! over the wire.
 //!
-//! Speaks revision 2025-11-25 with its handshake. Calls run in parallel on one connection; progress notifications come
-//! back with the result. It checks no schema: tests do.
+//! Speaks revision 2025-11-25 with its handshake. Calls run in parallel on one connection; progress
+//! notifications come back with the result. It checks no schema: tests do.
 
 mod http;
 mod stdio;

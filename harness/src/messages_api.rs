@@ -1,7 +1,8 @@
 //! An offline stand-in for the Anthropic Messages API, on loopback, answering from a [`Scenario`].
 //!
-//! Owns a listener, the counters of its scenario and a log of every request. Tests hold it as a [`MessagesApi`]; the
-//! `messages-api` program serves the same to people. Everything ends when the handle is dropped.
+//! Owns a listener, the counters of its scenario and a log of every request. Tests hold it as a
+//! [`MessagesApi`]; the `messages-api` program serves the same to people. Everything ends when the handle is
+//! dropped.
 
 mod answer;
 mod log;

@@ -1,7 +1,8 @@
-//! Which processes belong to a test, found in `/proc`: whatever forks, detaches or is adopted keeps its environment.
+//! Which processes belong to a test, found in `/proc`: whatever forks, detaches or is adopted keeps its
+//! environment.
 //!
-//! A fleet puts `MUSTER_TEST_ID` into everything it starts. A process counts as its own when its environment carries
-//! that id, or its working directory or command line lies in the fleet's folder.
+//! A fleet puts `MUSTER_TEST_ID` into everything it starts. A process counts as its own when its environment
+//! carries that id, or its working directory or command line lies in the fleet's folder.
 
 use std::{fs, io::Write as _, path::Path, time::Duration};
 

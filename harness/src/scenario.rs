@@ -1,8 +1,8 @@
 //! The language scripts are written in: what the model says, request by request.
 //!
-//! One script runs on both claudes: the offline Messages API plays it to the real program, the scripted claude plays
-//! it itself. It stands in a scenario file, or in the prompt itself after the mark `[[script]]` as one JSON array.
-//! Owns the choice of the turn and the templates; it does no I/O.
+//! One script runs on both claudes: the offline Messages API plays it to the real program, the scripted
+//! claude plays it itself. It stands in a scenario file, or in the prompt itself after the mark `[[script]]`
+//! as one JSON array. Owns the choice of the turn and the templates; it does no I/O.
 
 mod choose;
 mod template;

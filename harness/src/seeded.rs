@@ -1,4 +1,5 @@
-//! Bytes that look random and are the same on every machine: what a scripted claude writes, a test can compute again.
+//! Bytes that look random and are the same on every machine: what a scripted claude writes, a test can
+//! compute again.
 
 /// An endless pseudo-random stream (xorshift64*), fixed for ever by its seed.
 #[derive(Debug, Clone)]

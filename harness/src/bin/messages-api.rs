@@ -1,7 +1,7 @@
 //! Serves the offline Messages API to people: `messages-api [--listen 127.0.0.1:0] [--scenario FILE]`.
 //!
-//! Prints the address, then runs until interrupted. `GET /__requests` shows what was asked, `PUT /__scenario` changes
-//! the script.
+//! Prints the address, then runs until interrupted. `GET /__requests` shows what was asked, `PUT /__scenario`
+//! changes the script.
 
 use std::{io::Write as _, net::SocketAddr};
 

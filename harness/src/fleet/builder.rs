@@ -22,7 +22,7 @@ pub struct WorkerSpec {
     pub slots: u32,
     /// What it runs.
     pub claude: Claude,
-    /// Name and folder. Empty: [`PROJECT`] in the fleet's repository.
+    /// Name and folder, below the fleet's when relative. At first [`PROJECT`] in the fleet's repository.
     pub projects: Vec<(String, PathBuf)>,
     /// Added to claude's clean environment, over the fleet's own.
     pub claude_env: Vec<(String, String)>,
@@ -38,7 +38,7 @@ impl WorkerSpec {
             name: name.to_owned(),
             slots: 8,
             claude: Claude::Scripted,
-            projects: Vec::new(),
+            projects: vec![(PROJECT.to_owned(), PathBuf::from("repo"))],
             claude_env: Vec::new(),
             arguments: Vec::new(),
         }
@@ -98,7 +98,8 @@ impl FleetBuilder {
         self
     }
 
-    /// A project of the first worker beside [`PROJECT`]; made below the fleet's folder when the path is relative.
+    /// A project of the first worker beside [`PROJECT`]; made below the fleet's folder when the path is
+    /// relative.
     #[must_use]
     pub fn project(mut self, name: &str, path: impl Into<PathBuf>) -> Self {
         self.workers[0].projects.push((name.to_owned(), path.into()));
@@ -231,12 +232,11 @@ impl TestFleet {
     }
 
     fn name_projects(&self, command: &mut Command, spec: &WorkerSpec) -> anyhow::Result<()> {
-        let mut projects = vec![(PROJECT.to_owned(), self.repo.path().to_owned())];
-        projects.extend(spec.projects.iter().map(|(name, path)| (name.clone(), self.folder.join(path))));
-        for (name, path) in projects {
+        for (name, path) in &spec.projects {
+            let path = self.folder.join(path);
             fs::create_dir_all(&path).with_context(|| format!("making {}", path.display()))?;
             command
-                .args(["--allow-trust-mode", &name])
+                .args(["--allow-trust-mode", name])
                 .arg("--project")
                 .arg(format!("{name}={}", path.display()));
         }

@@ -77,7 +77,8 @@ impl Scenario {
     /// The answer to a request of `session`. Counts it.
     ///
     /// # Errors
-    /// When a script in the prompt is no list of turns, or a template finds no value: in words for the test's author.
+    /// When a script in the prompt is no list of turns, or a template finds no value: in words for the test's
+    /// author.
     pub(crate) fn choose(
         &self,
         counters: &mut Counters,
@@ -176,7 +177,8 @@ impl Conversation {
         Self { user_texts: Vec::new(), tool_results }
     }
 
-    /// Turn `index` of a script as this conversation has it: templates filled; the index of the turn it really was.
+    /// Turn `index` of a script as this conversation has it: templates filled; the index of the turn it
+    /// really was.
     ///
     /// # Errors
     /// When a template finds no value.

@@ -1,8 +1,8 @@
 //! Values a script takes out of earlier tool results: an orchestrator must pass on the session it was given.
 //!
-//! `{{tool_result:/sessionId}}` is that field of the newest tool result that has it (a JSON pointer into its JSON);
-//! `{{tool_result#toolu_1:/sessionId}}` asks one call by its id. A string that is nothing but a template becomes the
-//! value with its type; inside longer text it is written out.
+//! `{{tool_result:/sessionId}}` is that field of the newest tool result that has it (a JSON pointer into its
+//! JSON); `{{tool_result#toolu_1:/sessionId}}` asks one call by its id. A string that is nothing but a
+//! template becomes the value with its type; inside longer text it is written out.
 
 use serde_json::Value;
 

@@ -1,8 +1,8 @@
 //! `make demo`: a farm on this machine and three real Claude Code sessions side by side, driven over MCP.
 //!
-//! Everything it makes lies in `.demo/`, which it empties first; it leaves no process. Its exit code is 0 only if every
-//! step did what it says. The offline model costs nothing and needs no network; `--model real` asks the real one with
-//! the login of the user (or `ANTHROPIC_API_KEY`) and takes what it does as it comes.
+//! Everything it makes lies in `.demo/`, which it empties first; it leaves no process. Its exit code is 0
+//! only if every step did what it says. The offline model costs nothing and needs no network; `--model real`
+//! asks the real one with the login of the user (or `ANTHROPIC_API_KEY`) and takes what it does as it comes.
 
 mod narrator;
 mod story;

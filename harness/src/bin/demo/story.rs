@@ -1,4 +1,5 @@
-//! The three sessions of the demo. The words are what a real model is asked; the script makes the offline one do it.
+//! The three sessions of the demo. The words are what a real model is asked; the script makes the offline one
+//! do it.
 
 use muster_harness::scenario::{Turn, scripted_prompt};
 use serde_json::{Value, json};

@@ -1,4 +1,5 @@
-//! The command line, as far as a worker or a person uses it. An option the real program does not have is an error.
+//! The command line, as far as a worker or a person uses it. An option the real program does not have is an
+//! error.
 
 /// What was asked for.
 pub enum Invocation {

@@ -1,4 +1,5 @@
-//! stdin, read by a thread of its own, and the ends of tools: all that happens to a session comes out of one channel.
+//! stdin, read by a thread of its own, and the ends of tools: all that happens to a session comes out of one
+//! channel.
 
 use std::{
     io::BufRead as _,

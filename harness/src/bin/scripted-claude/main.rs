@@ -1,10 +1,11 @@
-//! Speaks claude's `-p` stream-json protocol from a script, without a model: for volume, for faults, and for every
-//! test that need not pay a second of CPU for the real program.
+//! Speaks claude's `-p` stream-json protocol from a script, without a model: for volume, for faults, and for
+//! every test that need not pay a second of CPU for the real program.
 //!
-//! The script is a JSON list of turns after `[[script]]` in the prompt (see `muster_harness::scenario`), else the
-//! environment's `SCRIPTED_CLAUDE`; without one it says "done". With `MUSTER_WITNESS=<dir>` it records what it was
-//! given. What it accepts, refuses and prints, and in which order, follows the real program, releases 2.1.197 and
-//! 2.1.330. It is slow to nothing: no async runtime, a few milliseconds to its first line.
+//! The script is a JSON list of turns after `[[script]]` in the prompt (see `muster_harness::scenario`), else
+//! the environment's `SCRIPTED_CLAUDE`; without one it says "done". With `MUSTER_WITNESS=<dir>` it records
+//! what it was given. What it accepts, refuses and prints, and in which order, follows the real program,
+//! releases 2.1.197 and 2.1.330. It is slow to nothing: no async runtime, a few milliseconds to its first
+//! line.
 
 mod args;
 mod ask;

@@ -1,6 +1,7 @@
 //! A session: message in, events out, until stdin ends.
 //!
-//! Owns everything but stdin, the signals and the tools' processes. One thread; whatever happens comes out of the inbox.
+//! Owns everything but stdin, the signals and the tools' processes. One thread; whatever happens comes out of
+//! the inbox.
 
 mod control;
 mod turn;

@@ -296,7 +296,8 @@ impl Session {
             Act::Exit(code) => std::process::exit(code),
             Act::Signal(number) => {
                 if let Ok(signal) = Signal::try_from(number) {
-                    // Those we handle would come back as an orderly end: the default action is what was asked for.
+                    // Those we handle would come back as an orderly end: the default action is what was asked
+                    // for.
                     let _ = signal_hook::low_level::emulate_default_handler(signal as i32);
                     let _ = raise(signal);
                 }

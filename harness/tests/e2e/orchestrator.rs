@@ -1,0 +1,137 @@
+//! The real claude in front: it has the gateway as its MCP server and runs a session through its whole life.
+
+use std::{fs, path::Path, process::Stdio};
+
+use muster_harness::{
+    fleet::{Claude, TestFleet},
+    scenario::{Turn, scripted_prompt},
+};
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use crate::farm::Farm;
+
+const TOOLS: [&str; 8] = [
+    "spawn_session",
+    "list_sessions",
+    "get_session_status",
+    "get_session_output",
+    "send_input",
+    "wait_for_completion",
+    "stop_session",
+    "archive_session",
+];
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_2_1_197_orchestrates_over_stdio() {
+    over_stdio(Claude::V2_1_197).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_latest_orchestrates_over_stdio() {
+    over_stdio(Claude::Latest).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_2_1_197_orchestrates_over_http_as_an_agent() {
+    over_http(Claude::V2_1_197).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn claude_latest_orchestrates_over_http_as_an_agent() {
+    over_http(Claude::Latest).await;
+}
+
+async fn over_stdio(claude: Claude) {
+    let farm = Farm::build(TestFleet::builder().claude(claude.clone())).await;
+    let muster = std::env::var_os("MUSTER_BIN")
+        .map_or_else(|| muster_harness::fleet::programs_folder().unwrap().join("muster"), Into::into);
+    let server = json!({ "type": "stdio", "command": muster, "alwaysLoad": true,
+        "args": ["mcp", "--controller", farm.fleet.controller_url()] });
+    orchestrate(&farm, &claude, &server, &["--allowedTools", "mcp__muster"]).await;
+    farm.finish();
+}
+
+/// With an agent definition that lists the eight tools and knows nothing else.
+async fn over_http(claude: Claude) {
+    let farm = Farm::build(TestFleet::builder().claude(claude.clone())).await;
+    let gateway = farm.fleet.http_gateway().await.expect("the gateway comes up");
+    let server = json!({ "type": "http", "url": gateway.url(), "alwaysLoad": true });
+    let tools = TOOLS.map(|tool| format!("mcp__muster__{tool}")).join(", ");
+    let agent = format!(
+        "---\nname: dispatcher\ndescription: gives work to the farm\ntools: {tools}\n---\nYou give work to the farm.\n"
+    );
+    let agents = farm.fleet.folder().join("front/.claude/agents");
+    fs::create_dir_all(&agents).unwrap();
+    fs::write(agents.join("dispatcher.md"), agent).unwrap();
+    orchestrate(&farm, &claude, &server, &["--agent", "dispatcher", "--allowedTools", &tools]).await;
+    drop(gateway);
+    farm.finish();
+}
+
+/// spawn, wait, answer, wait, output, archive; every session id comes out of an earlier result.
+fn script() -> Vec<Turn> {
+    let work =
+        scripted_prompt("work", &[Turn::bash("echo grown > crop.txt"), Turn::text("the crop is grown")]);
+    let call = |tool: &str, arguments: Value| Turn::tool(format!("mcp__muster__{tool}"), arguments);
+    let session = "{{tool_result:/sessionId}}";
+    vec![
+        call("spawn_session", json!({ "prompt": work, "worktree": true })),
+        call("wait_for_completion", json!({ "sessionId": session })),
+        call(
+            "send_input",
+            json!({ "sessionId": session, "decision": "allow",
+            "attentionId": "{{tool_result:/ready/0/attention/attentionId}}" }),
+        ),
+        call("wait_for_completion", json!({ "sessionId": session })),
+        call("get_session_output", json!({ "sessionId": session, "format": "result" })),
+        call("archive_session", json!({ "sessionId": session })),
+        Turn::text(
+            "it said {{tool_result:/text}}, and {{tool_result:/sessionId}} is archived: {{tool_result:/archived}}",
+        ),
+    ]
+}
+
+async fn orchestrate(farm: &Farm, claude: &Claude, server: &Value, arguments: &[&str]) {
+    let front = farm.fleet.folder().join("front");
+    fs::create_dir_all(front.join("home")).unwrap();
+    let prompt = scripted_prompt("run the farm", &script());
+    let config = json!({ "mcpServers": { "muster": server } }).to_string();
+    let mut command = front_claude(farm, claude, &front);
+    command.args(["-p", &prompt, "--output-format", "json", "--strict-mcp-config"]);
+    command.arg(format!("--mcp-config={config}")).args(arguments);
+    let output = tokio::time::timeout(std::time::Duration::from_secs(100), command.output()).await;
+    let output = output.expect("the orchestrator ends").unwrap();
+    let (said, complained) =
+        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{said}\n{complained}\n{:#?}", tool_results(farm));
+    let result: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("no JSON: {said}"));
+    let said = result["result"].as_str().unwrap_or_default();
+    assert!(said.starts_with("it said the crop is grown, and "), "{said}\n{:#?}", tool_results(farm));
+    assert!(said.ends_with(" is archived: true"), "{said}");
+
+    let listed = farm.ok("list_sessions", json!({ "includeArchived": true })).await;
+    assert_eq!((&listed["total"], &listed["sessions"][0]["archived"]), (&json!(1), &json!(true)), "{listed}");
+    assert_eq!(listed["sessions"][0]["status"], "completed", "{listed}");
+}
+
+fn front_claude(farm: &Farm, claude: &Claude, front: &Path) -> Command {
+    let mut command = Command::new(claude.program().expect("claude is installed"));
+    farm.fleet.clean(&mut command);
+    command
+        .current_dir(front)
+        .env("HOME", front.join("home"))
+        .env("ANTHROPIC_BASE_URL", farm.fleet.api().url())
+        .env("ANTHROPIC_API_KEY", "sk-offline")
+        .env("CLAUDE_CODE_MAX_RETRIES", "1")
+        .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
+        .env("DISABLE_AUTOUPDATER", "1")
+        .env("MCP_TIMEOUT", "30000")
+        .stdin(Stdio::null());
+    command
+}
+
+/// For the message of a failed test.
+fn tool_results(farm: &Farm) -> Vec<String> {
+    farm.fleet.api().log().all().last().map(|record| record.tool_results()).unwrap_or_default()
+}
