@@ -124,13 +124,7 @@ impl TestFleet {
     /// # Errors
     /// When it fails: with its stderr and exit code.
     pub async fn muster(&self, arguments: &[&str]) -> anyhow::Result<String> {
-        let output = self
-            .command()
-            .args(arguments)
-            .args(["--controller", &self.controller_url()])
-            .stdin(Stdio::null())
-            .output()
-            .await?;
+        let output = self.command_for(arguments).stdin(Stdio::null()).output().await?;
         if !output.status.success() {
             let stderr = String::from_utf8_lossy(&output.stderr);
             bail!("muster {} ended with {}: {stderr}", arguments.join(" "), output.status);
@@ -173,6 +167,14 @@ impl TestFleet {
         if let Some((_, process)) = self.workers.get_mut(index) {
             drop(process.take());
         }
+    }
+
+    /// A verb of the command line against this fleet, for a caller that wants its streams.
+    #[must_use]
+    pub fn command_for(&self, arguments: &[&str]) -> Command {
+        let mut command = self.command();
+        command.args(arguments).args(["--controller", &self.controller_url()]);
+        command
     }
 
     /// `muster`, with the clean environment of this fleet.

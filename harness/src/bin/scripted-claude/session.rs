@@ -30,6 +30,7 @@ struct Session {
     inbox: Inbox,
     signals: OnSignal,
     transcript: Transcript,
+    witness: Witness,
     rules: Rules,
     model: String,
     asks: bool,
@@ -67,7 +68,8 @@ pub fn run(args: Args) -> ExitCode {
             "usage": Spent::default().usage(), "modelUsage": {}, "permission_denials": [], "errors": [problem] }));
         return crate::fail(&problem);
     }
-    let inbox = signals.watch(&out).and_then(|()| Inbox::open(Witness::open(&session_id)));
+    let witness = Witness::open(&session_id);
+    let inbox = signals.watch(&out).and_then(|()| Inbox::open(witness.clone()));
     let inbox = match inbox {
         Ok(inbox) => inbox,
         Err(error) => return crate::fail(&format!("Error: {error}")),
@@ -77,6 +79,7 @@ pub fn run(args: Args) -> ExitCode {
         inbox,
         signals,
         transcript,
+        witness,
         rules: Rules::new(args.permission_mode, args.skip_permissions, args.allowed),
         model: args.model,
         asks: args.asks,
@@ -102,6 +105,7 @@ impl Session {
                 self.user_turn(&message);
                 self.in_turn = false;
             } else if self.end_of_input {
+                self.witness.moment("exit");
                 return ExitCode::from(u8::from(self.last_is_error));
             } else if self.step(None).is_err() {
                 // An interrupt outside a turn has nothing to end.

@@ -1,6 +1,6 @@
 //! What the program was really given, for tests to look at: `$MUSTER_WITNESS/<session id>.jsonl`.
 
-use std::{fs, io::Write as _, path::PathBuf};
+use std::{fs, io::Write as _, path::PathBuf, time::SystemTime};
 
 use serde_json::{Value, json};
 
@@ -29,6 +29,14 @@ impl Witness {
     /// Notes a line of stdin, exactly.
     pub fn line(&self, line: &[u8]) {
         self.note(&json!({ "line": String::from_utf8_lossy(line) }));
+    }
+
+    /// Notes that something happened just now, by the wall clock: other processes compare it with theirs.
+    pub fn moment(&self, what: &str) {
+        if self.file.is_some() {
+            let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            self.note(&json!({ "moment": what, "unixMicros": since.as_micros() as u64 }));
+        }
     }
 
     fn note(&self, note: &Value) {

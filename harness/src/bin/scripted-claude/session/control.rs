@@ -91,6 +91,7 @@ impl Session {
         }
         request["tool_use_id"] = Value::from(tool_use_id);
         self.out.state("requires_action");
+        self.witness.moment("ask");
         self.out.bare(&json!({ "type": "control_request", "request_id": request_id, "request": request }));
         // What was answered before it was asked does not count.
         self.answers.clear();
