@@ -1,0 +1,87 @@
+//! The operator's verbs: each is one call or one stream to the controller, and a table or JSON.
+
+mod answer;
+mod archive;
+pub mod completion;
+mod logs;
+mod ps;
+mod send;
+mod spawn;
+mod status;
+mod stop;
+mod wait;
+mod why;
+mod workers;
+
+use std::future::Future;
+
+use clap::Subcommand;
+
+use crate::failure::{Exit, Failure};
+
+/// What operators do.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// List sessions, those that need attention first
+    #[command(visible_alias = "ls")]
+    Ps(ps::Options),
+    /// Show everything about a session but its log
+    Status(status::Options),
+    /// Show what a session said and did
+    Logs(logs::Options),
+    /// Queue a new session
+    Spawn(Box<spawn::Options>),
+    /// Give a session its next message, or interrupt its turn
+    Send(send::Options),
+    /// Answer what a session waits on
+    Answer(answer::Options),
+    /// Wait until sessions end or need attention
+    Wait(wait::Options),
+    /// Say why a session is not placed yet
+    Why(why::Options),
+    /// Stop a session for good; its output and its work stay
+    Stop(stop::Options),
+    /// Put an ended session away: its work is kept in a ref, its worktree removed
+    Archive(archive::Options),
+    /// List workers
+    Workers(workers::Options),
+}
+
+/// Runs a verb to its end.
+pub fn run(verb: Verb) -> Result<Exit, Failure> {
+    block_on(async {
+        match verb {
+            Verb::Ps(options) => Box::pin(ps::run(options)).await,
+            Verb::Status(options) => status::run(options).await,
+            Verb::Logs(options) => Box::pin(logs::run(options)).await,
+            Verb::Spawn(options) => Box::pin(spawn::run(*options)).await,
+            Verb::Send(options) => Box::pin(send::run(options)).await,
+            Verb::Answer(options) => Box::pin(answer::run(options)).await,
+            Verb::Wait(options) => Box::pin(wait::run(options)).await,
+            Verb::Why(options) => why::run(options).await,
+            Verb::Stop(options) => stop::run(options).await,
+            Verb::Archive(options) => archive::run(options).await,
+            Verb::Workers(options) => workers::run(options).await,
+        }
+    })
+}
+
+/// One thread is enough for one call, and starts sooner than several.
+fn block_on(verb: impl Future<Output = Result<Exit, Failure>>) -> Result<Exit, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::new(Exit::Failed, "the process cannot start its runtime").caused_by(&error)
+    })?;
+    let result = runtime.block_on(verb);
+    // A read of stdin that will not end must not keep the process.
+    runtime.shutdown_background();
+    result
+}
+
+/// Text of an argument, or all of stdin when it is `-`.
+fn text_or_stdin(text: &str) -> Result<String, Failure> {
+    if text != "-" {
+        return Ok(text.to_owned());
+    }
+    std::io::read_to_string(std::io::stdin())
+        .map_err(|error| Failure::new(Exit::Failed, "stdin cannot be read as UTF-8 text").caused_by(&error))
+}

@@ -1,0 +1,102 @@
+//! Controller, worker and gateway as processes of their own.
+
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
+
+use serde_json::Value;
+
+use crate::process::{CLAUDE, Role, User, eventually};
+
+fn controller(user: &User, listen: &str) -> (Role, String) {
+    let (state, port) = (user.path("controller"), user.path("port"));
+    let _ = std::fs::remove_file(&port);
+    let (state, file) = (state.to_str().expect("UTF-8"), port.to_str().expect("UTF-8"));
+    let mut role = user.start(&["controller", "--listen", listen, "--state-dir", state, "--port-file", file]);
+    let address = role.address(&port);
+    (role, address)
+}
+
+#[test]
+fn a_worker_joins_with_its_labels_and_a_watch_outlasts_a_restart_of_the_controller() {
+    let user = User::new();
+    user.install("claude", CLAUDE);
+    let (first, address) = controller(&user, "127.0.0.1:0");
+    let project = format!("web={}", user.path("work").display());
+    let worker = user.start(&[
+        "worker",
+        "--controller",
+        &address,
+        "--name",
+        "build-07",
+        "--slots",
+        "3",
+        "--label",
+        "gpu=no,disk=fast",
+        "--project",
+        &project,
+        "--allow-trust-mode",
+        "web",
+    ]);
+    let run = |args: &[&str]| user.run(&[args, &["--controller", &address]].concat());
+    let row = eventually("the worker joins", || {
+        Some(run(&["workers"]).stdout).filter(|rows| rows.contains("connected"))
+    });
+    let columns: Vec<&str> = row.trim_end().split('\t').collect();
+    assert_eq!((columns[0], columns[1], columns[2]), ("build-07", "connected", "0/3"), "{row}");
+    assert_eq!((columns[7], columns[8]), ("disk=fast gpu=no", "web"), "{row}");
+
+    let handle = run(&["spawn", "nothing"]).stdout.trim().to_owned();
+    assert_eq!(run(&["wait", &handle, "--timeout", "50"]).code, 4);
+
+    let mut watch =
+        user.command(&["ps", "--watch", "--json", "--controller", &address]).spawn().expect("starts");
+    let mut lines = BufReader::new(watch.stdout.take().expect("stdout")).lines();
+    let seen = |line: Option<std::io::Result<String>>| -> Value {
+        serde_json::from_str(&line.expect("a line").expect("read")).expect("JSON")
+    };
+    assert_eq!(seen(lines.next())["sessionId"], handle.as_str());
+    assert_eq!(first.leave(), 0);
+    let (second, again) = controller(&user, &address);
+    assert_eq!(again, address);
+    // The new controller tells the watch what it holds: the session was kept.
+    assert_eq!(seen(lines.next())["sessionId"], handle.as_str());
+    watch.kill().expect("killed");
+    watch.wait().expect("waited");
+    assert_eq!(worker.leave(), 0);
+    assert_eq!(second.leave(), 0);
+}
+
+#[test]
+fn a_gateway_listens_without_its_controller_and_speaks_http() {
+    let user = User::new();
+    let port = user.path("port");
+    let file = port.to_str().expect("UTF-8");
+    let mut role =
+        user.start(&["mcp", "--controller", "127.0.0.1:1", "--http", "127.0.0.1:0", "--port-file", file]);
+    let address = role.address(&port);
+    let mut stream = std::net::TcpStream::connect(&address).expect("it listens");
+    write!(stream, "GET /healthz HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n").expect("sent");
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("answered");
+    assert!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+    assert_eq!(role.leave(), 0);
+}
+
+#[test]
+fn a_gateway_over_stdio_prints_nothing_but_the_protocol_and_leaves_with_its_client() {
+    use std::process::Stdio;
+
+    let user = User::new();
+    let mut child =
+        user.command(&["mcp", "--controller", "127.0.0.1:1"]).stdin(Stdio::piped()).spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("stdin");
+    let hello = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"2025-06-18\",\
+                 \"capabilities\":{},\"clientInfo\":{\"name\":\"test\",\"version\":\"0\"}}}\n";
+    stdin.write_all(hello.as_bytes()).expect("sent");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+    let answer: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+    assert_eq!(answer["id"], 1);
+    assert!(answer["result"]["serverInfo"]["name"].is_string(), "{answer}");
+    drop(stdin);
+    assert!(lines.next().is_none(), "nothing else on stdout");
+    assert_eq!(crate::process::finish(child).code, 0);
+}
