@@ -5,7 +5,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{cut_end, sanitise, wire_name};
+use super::{cut_end, sanitise, time, wire_name};
 
 /// Longest string shown of a tool's input and longest plan, in characters: an answer must fit beside it.
 const TEXT_CHARS: usize = 8_000;
@@ -81,7 +81,7 @@ impl AttentionView {
             mcp_server: None,
             form_schema: None,
             plan: None,
-            since: attention.since.as_ref().map(ToString::to_string),
+            since: attention.since.as_ref().map(time),
             answer_with: answer_with(attention),
         };
         match &attention.ask {

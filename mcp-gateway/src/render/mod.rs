@@ -19,3 +19,12 @@ pub use transcript::Transcript;
 pub(crate) fn wire_name(name: &str, prefix: &str) -> String {
     name.strip_prefix(prefix).unwrap_or(name).to_ascii_lowercase()
 }
+
+/// RFC 3339 to the second: nine digits of a fraction cost a model tokens and tell it nothing.
+pub(crate) fn time(time: &impl std::fmt::Display) -> String {
+    let text = time.to_string();
+    match text.split_once('.') {
+        Some((seconds, _)) => format!("{seconds}Z"),
+        None => text,
+    }
+}

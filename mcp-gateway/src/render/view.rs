@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use super::{
     attention::{AttentionView, reason_name},
-    cut_end, cut_middle, sanitise, wire_name,
+    cut_end, cut_middle, sanitise, time, wire_name,
 };
 
 /// Longest result shown beside others, in characters.
@@ -196,7 +196,7 @@ impl SessionView {
         self.end = session.end.as_ref().map(end_view);
         self.worker = some(&session.worker);
         self.branch = session.workspace.as_ref().and_then(|workspace| some(&workspace.branch));
-        self.created_at = session.created_at.as_ref().map(ToString::to_string);
+        self.created_at = session.created_at.as_ref().map(time);
         if let Some(usage) = &session.usage {
             self.turns = Some(usage.turns).filter(|turns| *turns > 0);
             self.cost_usd = Some(usage.cost_usd).filter(|cost| full || *cost > 0.0);
@@ -223,9 +223,9 @@ impl SessionView {
             cache_read: usage.cache_read_tokens,
             cache_creation: usage.cache_creation_tokens,
         });
-        self.changed_at = session.changed_at.as_ref().map(ToString::to_string);
-        self.ended_at = session.ended_at.as_ref().map(ToString::to_string);
-        self.last_activity_at = session.last_activity_at.as_ref().map(ToString::to_string);
+        self.changed_at = session.changed_at.as_ref().map(time);
+        self.ended_at = session.ended_at.as_ref().map(time);
+        self.last_activity_at = session.last_activity_at.as_ref().map(time);
         self.permission_mode = some(&session.permission_mode_now);
         if let Some(spec) = &session.spec {
             self.model = some(&spec.model);

@@ -75,3 +75,37 @@ async fn a_client_that_leaves_before_it_speaks_is_no_error() {
         .expect("in time")
         .expect("cleanly");
 }
+
+#[tokio::test]
+async fn the_newer_era_needs_no_handshake() {
+    let controller = Running::start().await;
+    let (near, far) = tokio::io::duplex(1 << 20);
+    let (reader, writer) = tokio::io::split(far);
+    let _serving =
+        task::spawn("gateway", serve_stream(config(&controller.uri()), reader, writer, Shutdown::new()));
+    let (output, mut input) = tokio::io::split(near);
+    let mut output = BufReader::new(output).lines();
+    let meta = json!({
+        "io.modelcontextprotocol/protocolVersion": "2026-07-28",
+        "io.modelcontextprotocol/clientCapabilities": {},
+        "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "0"}
+    });
+    let discover = json!({"jsonrpc": "2.0", "id": 1, "method": "server/discover", "params": {"_meta": meta}});
+    let call = json!({"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": {
+        "name": "spawn_session", "arguments": {"prompt": "p"}, "_meta": meta}});
+    input.write_all(format!("{discover}\n{call}\n").as_bytes()).await.expect("written");
+    let mut seen = 0;
+    while seen < 2 {
+        let line = timeout(LONG, output.next_line()).await.expect("in time").expect("read").expect("a line");
+        let answer: Value = serde_json::from_str(&line).expect("JSON");
+        let result = &answer["result"];
+        if answer["id"] == 1 {
+            let versions = result["supportedVersions"].to_string();
+            assert!(versions.contains("2026-07-28"), "{answer}");
+        } else {
+            assert_eq!(result["structuredContent"]["status"], "queued", "{answer}");
+            assert_eq!(result["resultType"], "complete", "{answer}");
+        }
+        seen += 1;
+    }
+}

@@ -26,7 +26,9 @@ fn session(status: SessionStatus) -> Session {
             ..Default::default()
         }),
         result_text: "done\u{1b}[0m ".repeat(200),
-        created_at: Some(muster_proto::time::from_system(SystemTime::UNIX_EPOCH + Duration::from_secs(1000))),
+        created_at: Some(muster_proto::time::from_system(
+            SystemTime::UNIX_EPOCH + Duration::from_millis(1_000_250),
+        )),
         ..Default::default()
     }
 }
