@@ -145,7 +145,7 @@ impl Controller {
             unreachable_after: config.unreachable_after,
         };
         let stop_engine = Shutdown::new();
-        let (handle, engine) =
+        let (handle, mut engine) =
             engine::start(engine_config, store, replicas.clone(), shutdown.clone(), stop_engine.clone())
                 .await?;
         let context = service::Context {
@@ -163,10 +163,18 @@ impl Controller {
             let leaving = shutdown.clone();
             let serving =
                 router.serve_with_incoming_shutdown(incoming, async move { leaving.requested().await });
-            serve(serving, &shutdown).await;
-            stop_engine.request();
-            if let Err(error) = engine.await {
-                error!(error = %error, "the engine ended badly; what was acknowledged is in the store");
+            let ended = tokio::select! {
+                () = serve(serving, &shutdown) => None,
+                ended = &mut engine => Some(ended),
+            };
+            if ended.is_some() {
+                error!("the engine is gone, the controller leaves; what was acknowledged is in the store");
+                shutdown.request();
+            } else {
+                stop_engine.request();
+                if let Err(error) = engine.await {
+                    error!(error = %error, "the engine ended badly; what was acknowledged is in the store");
+                }
             }
             drop(state_dir);
             info!("the controller has left");

@@ -9,7 +9,7 @@
 //! | holds it not, reported it before | wants it | the attempt ended: WORKER_LOST |
 //! | has a workspace to release | | ReleaseWorkspace |
 
-use std::collections::HashMap;
+use std::collections::HashSet;
 
 use muster_proto::{
     ids::{SessionId, WorkerId},
@@ -28,14 +28,19 @@ impl Engine {
     pub(super) fn attach(&mut self, attach: Attach, stage: &mut Stage) -> Vec<ConnectResponse> {
         let Attach { worker, incarnation, hello, link } = attach;
         self.announce(&worker, &hello.projects, stage);
-        let held: HashMap<SessionId, &HeldSession> =
-            hello.held.iter().filter_map(|held| Some((held.session_id.parse().ok()?, held))).collect();
+        // Of one session it may still hold an older attempt and not have got the newest.
+        let held: HashSet<(SessionId, u32)> = hello
+            .held
+            .iter()
+            .filter_map(|held| Some((held.session_id.parse().ok()?, held.attempt)))
+            .collect();
         let mut commands: Vec<Body> = Vec::new();
         for held in &hello.held {
             self.reconcile_held(&worker, held, stage, &mut commands);
         }
         for id in stage.active_on(&self.book, &worker) {
-            if !held.contains_key(&id) {
+            let attempt = stage.get(&self.book, id).map_or(0, |session| session.state.attempt);
+            if !held.contains(&(id, attempt)) {
                 self.reconcile_missing(&worker, id, stage, &mut commands);
             }
         }

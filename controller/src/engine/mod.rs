@@ -54,7 +54,7 @@ enum Message {
 
 /// What may change a session: applied in batches, durable before it is answered.
 enum Change {
-    Spawn { request: SpawnRequest, reply: Reply<(v1::Session, bool)> },
+    Spawn { request: Box<SpawnRequest>, reply: Reply<(v1::Session, bool)> },
     Input { request: InputRequest, reply: Reply<(v1::Session, bool, Delivery)> },
     Stop { session: String, reason: String, reply: Reply<(v1::Session, bool)> },
     Archive { session: String, reply: Reply<(v1::Session, bool)> },
@@ -141,6 +141,7 @@ impl Handle {
     /// # Errors
     /// As the RPC documents; so for all that follow.
     pub async fn spawn(&self, request: SpawnRequest) -> Result<(v1::Session, bool), Error> {
+        let request = Box::new(request);
         self.change(|reply| Change::Spawn { request, reply }).await
     }
 
@@ -229,3 +230,6 @@ impl Handle {
         self.read(|reply| Read::Holds { worker, session, reply }).await
     }
 }
+
+#[cfg(test)]
+mod tests;

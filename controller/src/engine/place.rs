@@ -11,7 +11,7 @@ use muster_runtime::telemetry;
 
 use super::{input::apply_input, run::Engine, stage::Stage};
 use crate::{
-    scheduler::{self, Request},
+    scheduler::{self, Candidate, Request},
     session::{Phase, Session},
 };
 
@@ -21,14 +21,8 @@ impl Engine {
         if !std::mem::take(&mut self.plan_due) && stage.touched().next().is_none() {
             return;
         }
-        let mut queue: BTreeMap<u64, &Session> = BTreeMap::new();
-        let waiting = self.book.queue().values().filter(|id| !stage.is_touched(**id));
-        queue.extend(
-            waiting.filter_map(|id| self.book.get(*id)).map(|session| (session.state.queue_ticket, session)),
-        );
-        let new = stage.touched().filter(|session| session.phase() == Phase::Queued);
-        queue.extend(new.map(|session| (session.state.queue_ticket, session)));
-        if queue.is_empty() {
+        let is_queued = |session: &&Session| session.phase() == Phase::Queued;
+        if self.book.queue().is_empty() && !stage.touched().any(|session| is_queued(&session)) {
             return;
         }
         let changes = stage.active_changes(&self.book);
@@ -37,6 +31,16 @@ impl Engine {
             u32::try_from(installed + changes.get(worker).copied().unwrap_or(0)).unwrap_or(0)
         };
         let mut fleet = self.fleet.candidates(Instant::now(), active);
+        if !fleet.iter().any(Candidate::has_room) {
+            // A full farm with a long queue is the common case under load: it must cost nothing.
+            return;
+        }
+        let waiting = self.book.queue().values().filter(|id| !stage.is_touched(**id));
+        let mut queue: BTreeMap<u64, &Session> = waiting
+            .filter_map(|id| self.book.get(*id))
+            .map(|session| (session.state.queue_ticket, session))
+            .collect();
+        queue.extend(stage.touched().filter(is_queued).map(|session| (session.state.queue_ticket, session)));
         let placements = scheduler::plan(queue.values().map(|session| request(session)), &mut fleet);
         for (id, worker) in placements {
             let Some(mut session) = stage.copy(&self.book, id) else { continue };
@@ -51,7 +55,7 @@ impl Engine {
                     stage.put(session);
                 }
                 Err(illegal) => {
-                    tracing::error!(error = %illegal, "the plan names a session that is not queued")
+                    tracing::error!(error = %illegal, "the plan names a session that is not queued");
                 }
             }
         }

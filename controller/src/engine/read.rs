@@ -126,7 +126,7 @@ impl<'a> Viewer<'a> {
                 found.push(((status == SessionStatus::NeedsAttention, session.id), session));
             }
         }
-        found.sort_unstable_by(|a, b| b.0.cmp(&a.0));
+        found.sort_unstable_by_key(|(place, _)| std::cmp::Reverse(*place));
         let total = u32::try_from(found.len()).unwrap_or(u32::MAX);
         let start = query.after.map_or(0, |after| found.partition_point(|(place, _)| *place >= after));
         let page = &found[start..found.len().min(start + query.limit)];

@@ -90,7 +90,7 @@ impl Engine {
     fn apply(&mut self, change: Change, stage: &mut Stage) {
         match change {
             Change::Spawn { request, reply } => {
-                let result = self.spawn(request, stage);
+                let result = self.spawn(*request, stage);
                 stage.answer(move |viewer, commit| {
                     let seen = commit.and(result).map(|(id, replayed)| (viewer.must_view(id), replayed));
                     let _ = reply.send(seen);

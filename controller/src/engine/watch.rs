@@ -132,6 +132,6 @@ mod tests {
         for _ in 0..=SWEEP + 1 {
             let _gone = watchers.add(&Selection::These([other].into()));
         }
-        assert!(watchers.these.get(&other).is_none_or(|left| left.len() < 3));
+        assert!(watchers.these.get(&other).is_none_or(|left| left.len() < SWEEP));
     }
 }

@@ -43,6 +43,14 @@ pub struct Candidate<'a> {
     pub projects: &'a BTreeMap<String, bool>,
 }
 
+impl Candidate<'_> {
+    /// Whether it can take any session at all now.
+    #[must_use]
+    pub const fn has_room(&self) -> bool {
+        self.connected && self.active < self.slots
+    }
+}
+
 /// A session and the worker it goes to.
 pub type Placement = (SessionId, WorkerId);
 
@@ -78,9 +86,8 @@ impl fmt::Display for Refusal {
 
 /// Places what can be placed. `fleet` is left as it is after the plan.
 pub fn plan<'a>(queue: impl IntoIterator<Item = Request<'a>>, fleet: &mut [Candidate<'_>]) -> Vec<Placement> {
-    let has_room = |worker: &Candidate<'_>| worker.connected && worker.active < worker.slots;
     let mut room: u32 =
-        fleet.iter().filter(|worker| has_room(worker)).map(|worker| worker.slots - worker.active).sum();
+        fleet.iter().filter(|worker| worker.has_room()).map(|worker| worker.slots - worker.active).sum();
     let mut placements = Vec::new();
     for request in queue {
         if room == 0 {

@@ -15,7 +15,7 @@ impl Farm {
             let name = if *p { "p" } else { "q" };
             BTreeMap::from([(name.to_owned(), *trust)])
         };
-        let label = |n: usize| HashMap::from([("even".to_owned(), (n % 2 == 0).to_string())]);
+        let label = |n: usize| HashMap::from([("even".to_owned(), n.is_multiple_of(2).to_string())]);
         Self {
             names: (0..workers.len()).map(|n| format!("w{n:02}").parse().expect("a name")).collect(),
             labels: (0..workers.len()).map(label).collect(),

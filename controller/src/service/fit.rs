@@ -77,7 +77,7 @@ mod tests {
         assert_eq!(whole[0][0].encoded_len(), session(2 << 20).encoded_len());
         let cut = fit(vec![session(2 << 20); 10]);
         assert_eq!((cut.len(), cut[0].len()), (1, 10));
-        let many = fit(vec![session(2 << 20); 20_000]);
+        let many = fit(vec![session(4 << 10); 20_000]);
         assert_eq!(many.iter().map(Vec::len).sum::<usize>(), 20_000);
         for message in many {
             assert!(message.iter().map(|s| s.encoded_len() + 8).sum::<usize>() < limits::MESSAGE_BYTES);

@@ -125,14 +125,14 @@ async fn listen(
         match message {
             Ok(Some(ConnectRequest { body })) => match body {
                 Some(connect_request::Body::Event(event)) => {
-                    context.engine.event(worker.clone(), link, event).await
+                    context.engine.event(worker.clone(), link, event).await;
                 }
                 Some(connect_request::Body::Heartbeat(heartbeat)) => {
                     context.engine.heartbeat(worker.clone(), link, heartbeat).await;
                 }
                 // A second Hello makes no sense; what this build does not know is for a newer one.
                 Some(connect_request::Body::Hello(_)) | None => {
-                    info!("a message that is not understood is ignored")
+                    info!("a message that is not understood is ignored");
                 }
             },
             Ok(None) => break "the worker ended it".to_owned(),

@@ -1,0 +1,9 @@
+//! A real controller, driven over gRPC, with a scripted worker in the test.
+
+mod bad_input;
+mod farm;
+mod fleet;
+mod life;
+mod output;
+mod restart;
+mod worker;
