@@ -46,6 +46,7 @@ fn launch_order(place: &Place, program: &str, args: &[&str]) -> Launch {
         cols: 200,
         spool: place.spool.clone(),
         spool_base: 1000,
+        output_start: 1000,
     }
 }
 

@@ -37,6 +37,8 @@ pub struct Launch {
     pub spool: PathBuf,
     /// Offset, in the session's output, of the spool file's first byte.
     pub spool_base: u64,
+    /// Offset at which the output of this attempt begins.
+    pub output_start: u64,
 }
 
 /// `exit.json`: how it ended. Nothing of the attempt ran any more when this was written, unless `survivors`.

@@ -1,0 +1,192 @@
+//! What a worker keeps on disk, and where.
+//!
+//! ```text
+//! <state_dir>/                       0700
+//!   worker.lock                      held while a worker runs on this folder
+//!   worktrees/<handle>/              a session's workspace; nothing outside is ever removed
+//!   sessions/<session id>/
+//!     session.json                   Record: what holds over all attempts
+//!     workspace.json                 what the workspace is to be, written before it is made
+//!     spool                          every byte of output of all attempts; byte 0 has offset `base_offset`
+//!     events                         the outbox: events until the controller has them
+//!     attempt-<n>/
+//!       start.pb                     the StartSession, durable before anything starts
+//!       launch.json, shim.lock, shim.pid, shim.sock, journal, stderr.log, exit.json     see shim::files
+//! ```
+//!
+//! A released session keeps `session.json` and `events` (a few hundred bytes), so that an order repeated much later
+//! gets the same answer.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use muster_proto::{
+    ids::SessionId,
+    v1::{StartSession, Workspace},
+};
+use prost::Message as _;
+use serde::{Deserialize, Serialize};
+
+use crate::shim::files::{AttemptDir, write_durably};
+
+/// Format of `session.json`.
+const RECORD_VERSION: u32 = 1;
+
+/// `session.json`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Record {
+    version: u32,
+    /// Names the worktree.
+    pub(crate) handle: String,
+    /// Offset of the spool's first byte.
+    pub(crate) base_offset: u64,
+    /// claude has a conversation that can be resumed.
+    pub(crate) began: bool,
+    /// The workspace was released; the session is no longer held.
+    pub(crate) released: bool,
+    /// Where it works, once that is made.
+    pub(crate) place: Option<Place>,
+}
+
+/// A workspace as it is kept.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Place {
+    path: String,
+    worktree: bool,
+    branch: String,
+    base_commit: String,
+}
+
+impl From<&Workspace> for Place {
+    fn from(workspace: &Workspace) -> Self {
+        Self {
+            path: workspace.path.clone(),
+            worktree: workspace.worktree,
+            branch: workspace.branch.clone(),
+            base_commit: workspace.base_commit.clone(),
+        }
+    }
+}
+
+impl From<&Place> for Workspace {
+    fn from(place: &Place) -> Self {
+        Self {
+            path: place.path.clone(),
+            worktree: place.worktree,
+            branch: place.branch.clone(),
+            base_commit: place.base_commit.clone(),
+            state: muster_proto::v1::WorkspaceState::Present.into(),
+            ..Self::default()
+        }
+    }
+}
+
+impl Record {
+    pub(crate) fn new(handle: &str, base_offset: u64) -> Self {
+        Self {
+            version: RECORD_VERSION,
+            handle: handle.to_owned(),
+            base_offset,
+            began: false,
+            released: false,
+            place: None,
+        }
+    }
+}
+
+/// The folder of one session.
+#[derive(Debug, Clone)]
+pub(crate) struct SessionDir(PathBuf);
+
+impl SessionDir {
+    pub(crate) fn new(state_dir: &Path, session: SessionId) -> Self {
+        Self(sessions(state_dir).join(session.to_string()))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+
+    pub(crate) fn create(&self) -> io::Result<()> {
+        fs::create_dir_all(&self.0)
+    }
+
+    pub(crate) fn spool(&self) -> PathBuf {
+        self.0.join("spool")
+    }
+
+    /// Bytes in the spool file.
+    pub(crate) fn spool_bytes(&self) -> u64 {
+        fs::metadata(self.spool()).map(|metadata| metadata.len()).unwrap_or_default()
+    }
+
+    pub(crate) fn events(&self) -> PathBuf {
+        self.0.join("events")
+    }
+
+    pub(crate) fn attempt(&self, attempt: u32) -> AttemptDir {
+        AttemptDir::new(self.0.join(format!("attempt-{attempt}")))
+    }
+
+    /// `None` when there is none.
+    pub(crate) fn read_record(&self) -> io::Result<Option<Record>> {
+        match fs::read(self.0.join("session.json")) {
+            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
+        write_durably(&self.0.join("session.json"), &serde_json::to_vec_pretty(record)?)
+    }
+
+    /// The newest order, if any.
+    pub(crate) fn newest_start(&self) -> io::Result<Option<StartSession>> {
+        let mut newest = None;
+        for entry in fs::read_dir(&self.0)? {
+            let name = entry?.file_name();
+            let number = name.to_str().and_then(|name| name.strip_prefix("attempt-")?.parse::<u32>().ok());
+            newest = newest.max(number);
+        }
+        let Some(number) = newest else { return Ok(None) };
+        match fs::read(self.attempt(number).path().join("start.pb")) {
+            Ok(bytes) => Ok(Some(StartSession::decode(bytes.as_slice()).map_err(io::Error::other)?)),
+            // Killed between the directory and the file: nothing began.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(crate) fn write_start(&self, start: &StartSession) -> io::Result<()> {
+        let attempt = self.attempt(start.attempt);
+        fs::create_dir_all(attempt.path())?;
+        write_durably(&attempt.path().join("start.pb"), &start.encode_to_vec())
+    }
+}
+
+fn sessions(state_dir: &Path) -> PathBuf {
+    state_dir.join("sessions")
+}
+
+/// Makes the folders, readable by their owner only.
+pub(crate) fn prepare(state_dir: &Path) -> io::Result<PathBuf> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(state_dir)?;
+    let state_dir = state_dir.canonicalize()?;
+    fs::create_dir_all(sessions(&state_dir))?;
+    fs::create_dir_all(state_dir.join("worktrees"))?;
+    Ok(state_dir)
+}
+
+/// Every session with a folder.
+pub(crate) fn list(state_dir: &Path) -> io::Result<Vec<SessionId>> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(sessions(state_dir))? {
+        found.extend(entry?.file_name().to_str().and_then(|name| name.parse::<SessionId>().ok()));
+    }
+    found.sort();
+    Ok(found)
+}

@@ -1,0 +1,630 @@
+//! The actor of one session: gathers commands, results of slow work, words of the shim, output and time; lets
+//! [`Attempt`] decide; performs. Slow work runs in tasks of its own, so a stop is never kept waiting.
+//!
+//! Owns the session's folder. Dropped at shutdown: the shim goes on, and the next worker finds everything on disk.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use muster_proto::{
+    ids::SessionId,
+    v1::{
+        Activity, AttemptEnded, EndReason, Input, SessionEvent, StartSession, Workspace, WorkspaceReleased,
+        session_event::Body,
+    },
+};
+use muster_runtime::task::{self, Task};
+use tokio::sync::mpsc;
+use tracing::{Instrument as _, Span, info_span};
+
+use super::{
+    Context, Slot,
+    attempt::{Attempt, Effect},
+    board::Entry,
+    ending, launching,
+    locate::{Found, locate},
+    outbox::Draft,
+};
+use crate::{
+    local_state::{Place, Record, SessionDir},
+    shim::{
+        client::{LinkError, ShimLink, Word},
+        files::{AttemptDir, Exit},
+        journal,
+        protocol::ToShim,
+        stderr,
+    },
+    spool::Reader,
+};
+
+/// Output folded at a time.
+const READ_BYTES: usize = 256 << 10;
+/// Last bytes of stderr that explain an end.
+const STDERR_BYTES: usize = 1500;
+/// Activity is told at most this often.
+const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
+/// Results of slow work queued; there is at most one of each kind.
+const OPS: usize = 8;
+/// Between tries to write when the disk takes nothing.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+
+/// An order of the controller.
+#[derive(Debug)]
+pub(super) enum Command {
+    Start(Box<StartSession>),
+    Input { attempt: u32, input: Input },
+    Stop { attempt: u32 },
+    Release(Workspace),
+}
+
+/// What slow work came to.
+enum Op {
+    Workspace(Result<Workspace, String>),
+    Launched(Result<ShimLink, LinkError>),
+    Located(Found),
+    Released(Result<Workspace, (Workspace, String)>),
+}
+
+enum Event {
+    Command(Command),
+    /// Of the attempt with this number; 0: of none.
+    Op(u32, Op),
+    Word(Word),
+    Grown(u64),
+    Tick,
+}
+
+/// The attempt that runs.
+struct Run {
+    attempt: Attempt,
+    dir: AttemptDir,
+    link: Option<ShimLink>,
+    reader: Reader,
+    /// Up to which output was read.
+    position: u64,
+    span: Span,
+    _slot: Option<Slot>,
+}
+
+pub(super) struct Session {
+    context: Arc<Context>,
+    id: SessionId,
+    dir: SessionDir,
+    record: Record,
+    entry: Arc<Entry>,
+    commands: mpsc::Receiver<Command>,
+    ops_tx: mpsc::Sender<(u32, Op)>,
+    ops: mpsc::Receiver<(u32, Op)>,
+    working: Vec<Task<()>>,
+    run: Option<Run>,
+    /// A newer attempt, held until the older one has ended.
+    next: Option<Box<StartSession>>,
+    last_activity: Instant,
+    buffer: Vec<u8>,
+}
+
+impl Session {
+    pub(super) fn new(
+        context: Arc<Context>,
+        id: SessionId,
+        dir: SessionDir,
+        record: Record,
+        entry: Arc<Entry>,
+        commands: mpsc::Receiver<Command>,
+    ) -> Self {
+        let (ops_tx, ops) = mpsc::channel(OPS);
+        let last_activity = Instant::now();
+        let (working, buffer) = (Vec::new(), vec![0; READ_BYTES]);
+        Self {
+            context,
+            id,
+            dir,
+            record,
+            entry,
+            commands,
+            ops_tx,
+            ops,
+            working,
+            run: None,
+            next: None,
+            last_activity,
+            buffer,
+        }
+    }
+
+    /// Runs until nobody commands it any more. `restored`: there may be an attempt on disk that goes on.
+    pub(super) async fn run(mut self, restored: Option<StartSession>) {
+        if let Some(start) = restored {
+            self.resume(start).await;
+        }
+        while let Some(event) = self.select().await {
+            self.handle(event).await;
+        }
+    }
+
+    async fn select(&mut self) -> Option<Event> {
+        let wake = self.run.as_ref().and_then(|run| run.attempt.next_wake());
+        let tick = async {
+            match wake {
+                Some(at) => tokio::time::sleep_until(at.into()).await,
+                None => std::future::pending().await,
+            }
+        };
+        let link = self.run.as_mut().and_then(|run| run.link.as_mut());
+        let heard = async {
+            let Some(link) = link else { return std::future::pending().await };
+            tokio::select! {
+                biased;
+                Ok(()) = link.spool_end.changed() => Event::Grown(*link.spool_end.borrow_and_update()),
+                word = link.words.recv() => Event::Word(word.unwrap_or(Word::Closed)),
+            }
+        };
+        tokio::select! {
+            command = self.commands.recv() => command.map(Event::Command),
+            Some((attempt, op)) = self.ops.recv() => Some(Event::Op(attempt, op)),
+            event = heard => Some(event),
+            () = tick => Some(Event::Tick),
+        }
+    }
+
+    async fn handle(&mut self, event: Event) {
+        let now = Instant::now();
+        match event {
+            Event::Command(command) => self.on_command(command, now).await,
+            Event::Op(_, Op::Released(released)) => self.on_released(released).await,
+            Event::Op(attempt, op) => {
+                if self.run.as_ref().is_some_and(|run| run.attempt.start.attempt == attempt) {
+                    self.on_op(op, now).await;
+                }
+            }
+            Event::Grown(end) => self.read_output(end).await,
+            Event::Word(word) => self.on_word(word, now).await,
+            Event::Tick => self.decide(|attempt| attempt.on_tick(now)).await,
+        }
+    }
+
+    async fn on_command(&mut self, command: Command, now: Instant) {
+        match command {
+            Command::Start(start) => self.on_start(start, now).await,
+            Command::Input { attempt, input } if self.runs(attempt) => {
+                self.decide(|attempt| attempt.on_input(input, now)).await;
+            }
+            Command::Input { attempt, .. } => {
+                tracing::debug!(session.id = %self.id, attempt, "input for an attempt that does not run; void");
+            }
+            Command::Stop { attempt } if self.runs(attempt) => {
+                self.decide(|attempt| attempt.on_stop(now)).await
+            }
+            Command::Stop { attempt } => self.refuse_stop(attempt).await,
+            Command::Release(workspace) => self.release(workspace),
+        }
+    }
+
+    fn runs(&self, attempt: u32) -> bool {
+        self.run.as_ref().is_some_and(|run| run.attempt.start.attempt == attempt)
+    }
+
+    /// An attempt that never came here is over, and stays so should its start arrive late.
+    async fn refuse_stop(&mut self, attempt: u32) {
+        let waits = self.next.as_ref().is_some_and(|next| next.attempt == attempt);
+        if waits {
+            self.next = None;
+        }
+        if self.entry.outbox(|outbox| outbox.ended_attempt()) >= attempt || self.run.is_some() && !waits {
+            return;
+        }
+        let end = ending::without_process(EndReason::WorkerLost, "this worker does not hold the attempt");
+        self.say_ended(attempt, end).await;
+    }
+
+    async fn say_ended(&mut self, attempt: u32, end: muster_proto::v1::End) {
+        let ended = AttemptEnded {
+            end: Some(end),
+            spool_end_offset: self.spool_end(),
+            resumable: self.record.began,
+            ..AttemptEnded::default()
+        };
+        self.append(vec![Draft { attempt, cursor: 0, body: Body::AttemptEnded(ended) }]).await;
+    }
+
+    fn spool_end(&self) -> u64 {
+        self.record.base_offset + self.dir.spool_bytes()
+    }
+
+    async fn on_start(&mut self, start: Box<StartSession>, now: Instant) {
+        if let Some(run) = &self.run {
+            if start.attempt > run.attempt.start.attempt {
+                tracing::warn!(session.id = %self.id, attempt = start.attempt, "newer attempt ordered, ending the older");
+                self.next = Some(start);
+                self.decide(|attempt| attempt.on_stop(now)).await;
+            }
+            return;
+        }
+        if start.attempt <= self.entry.outbox(|outbox| outbox.ended_attempt()) {
+            tracing::debug!(session.id = %self.id, attempt = start.attempt, "start of an attempt that has ended; ignored");
+            return;
+        }
+        self.begin(*start, now).await;
+    }
+
+    async fn begin(&mut self, start: StartSession, now: Instant) {
+        let number = start.attempt;
+        let Some(slot) = self.context.take_slot() else {
+            let text = format!("worker {} has no free slot", self.context.config.name);
+            self.say_ended(number, ending::without_process(EndReason::StartFailed, text)).await;
+            return;
+        };
+        if self.record.handle.is_empty() {
+            // Known so far only from an order that came before its start.
+            self.record = Record::new(&start.handle, start.output_base_offset);
+            let base = start.output_base_offset;
+            self.entry.update(|view| (view.base_offset, view.end_offset) = (base, base));
+        }
+        let (dir, record, order) = (self.dir.clone(), self.record.clone(), start.clone());
+        let written = task::spawn_blocking("write start", move || {
+            dir.write_record(&record).and_then(|()| dir.write_start(&order))
+        });
+        if let Err(error) = written.await.map_err(std::io::Error::other).and_then(|written| written) {
+            let text = format!("worker {} cannot write: {error}", self.context.config.name);
+            self.say_ended(number, ending::without_process(EndReason::StartFailed, text)).await;
+            return;
+        }
+        self.enter(start, self.spool_end(), Some(slot), now);
+        self.perform(vec![Effect::MakeWorkspace]).await;
+    }
+
+    /// Takes an attempt on. `output_start`: where its output begins.
+    fn enter(&mut self, start: StartSession, output_start: u64, slot: Option<Slot>, now: Instant) {
+        let number = start.attempt;
+        let span = info_span!("session.start", session.id = %self.id, attempt = number);
+        muster_runtime::telemetry::set_parent_from_traceparent(&span, &start.traceparent);
+        let left = start.deadline.as_ref().map(muster_proto::time::to_system);
+        let left = left.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
+        let deadline = left.and_then(|left| now.checked_add(left));
+        let attempt =
+            Attempt::new(start, *self.id.as_uuid(), output_start, self.context.config.timing, now, deadline);
+        let last_input = attempt.last_input();
+        self.run = Some(Run {
+            attempt,
+            dir: self.dir.attempt(number),
+            link: None,
+            reader: Reader::new(&self.dir.spool(), self.record.base_offset),
+            position: output_start,
+            span,
+            _slot: slot,
+        });
+        self.entry.update(|view| {
+            view.attempt = number;
+            view.running = true;
+            view.last_input = last_input;
+        });
+    }
+
+    /// Goes on with an attempt found on disk.
+    async fn resume(&mut self, start: StartSession) {
+        let now = Instant::now();
+        let dir = self.dir.attempt(start.attempt);
+        let launch = dir.read_launch().ok();
+        let output_start = launch.map_or_else(|| self.spool_end(), |launch| launch.output_start);
+        // Restored sessions run already: they are counted, over the limit if need be.
+        let slot = Some(self.context.force_slot());
+        self.enter(start, output_start, slot, now);
+        self.find_shim();
+    }
+
+    fn find_shim(&mut self) {
+        let Some(run) = &self.run else { return };
+        let (dir, session) = (run.dir.clone(), self.id.to_string());
+        self.work(run.attempt.start.attempt, "find shim", run.span.clone(), async move {
+            Op::Located(locate(&dir, &session).await)
+        });
+    }
+
+    fn work(
+        &mut self,
+        attempt: u32,
+        name: &'static str,
+        span: Span,
+        work: impl Future<Output = Op> + Send + 'static,
+    ) {
+        self.working.retain(|task| !task.is_finished());
+        let done = self.ops_tx.clone();
+        let work = async move {
+            let op = work.await;
+            let _ = done.send((attempt, op)).await;
+        };
+        self.working.push(task::spawn(name, work.instrument(span)));
+    }
+
+    async fn on_op(&mut self, op: Op, now: Instant) {
+        match op {
+            Op::Workspace(made) => {
+                if let Ok(workspace) = &made {
+                    self.record.place = Some(Place::from(workspace));
+                    self.write_record().await;
+                }
+                self.decide(|attempt| attempt.on_workspace(made, now)).await;
+            }
+            Op::Launched(Ok(link)) | Op::Located(Found::Link(link)) => self.on_link(link).await,
+            Op::Launched(Err(LinkError::Start(reason))) => {
+                self.decide(|attempt| attempt.on_launch_failed(reason, now)).await;
+            }
+            Op::Launched(Err(error)) => {
+                // It may run all the same: only its directory knows.
+                tracing::warn!(session.id = %self.id, error = %error, "no word from a new shim, looking for it");
+                self.find_shim();
+            }
+            Op::Located(Found::Exited(exit)) => self.on_gone(Some(exit)).await,
+            Op::Located(Found::Lost) => self.on_gone(None).await,
+            Op::Located(Found::Never) => self.perform(vec![Effect::MakeWorkspace]).await,
+            Op::Released(_) => {}
+        }
+    }
+
+    async fn on_link(&mut self, mut link: ShimLink) {
+        let end = *link.spool_end.borrow_and_update();
+        let written = std::mem::take(&mut link.written);
+        let Some(run) = self.run.as_mut() else { return };
+        run.link = Some(link);
+        run.attempt.skip_to_launch(Instant::now());
+        self.read_output(end).await;
+        self.decide(|attempt| attempt.on_shim_up(&written, Instant::now())).await;
+    }
+
+    async fn on_word(&mut self, word: Word, now: Instant) {
+        match word {
+            Word::InputWritten(seq) => self.decide(|attempt| attempt.on_input_written(seq, now)).await,
+            Word::Refused(seq, reason) => {
+                tracing::warn!(session.id = %self.id, seq, reason, "shim refused an input");
+                self.decide(|attempt| attempt.on_input_refused(seq, &reason, now)).await;
+            }
+            Word::SpoolState(0) => tracing::info!(session.id = %self.id, "disk takes output again"),
+            Word::SpoolState(errno) => {
+                let error = std::io::Error::from_raw_os_error(errno.cast_signed());
+                tracing::warn!(session.id = %self.id, error = %error, "disk takes no output, claude is held");
+                self.perform(vec![Effect::Activity(format!(
+                    "held: the worker cannot write output: {error}"
+                ))])
+                .await;
+            }
+            Word::Exited(exit) => self.on_gone(Some(exit)).await,
+            Word::Closed => {
+                if let Some(run) = self.run.as_mut() {
+                    run.link = None;
+                    self.find_shim();
+                }
+            }
+        }
+    }
+
+    /// Nothing of the attempt runs any more.
+    async fn on_gone(&mut self, exit: Option<Exit>) {
+        let end = exit.as_ref().map_or_else(|| self.spool_end(), |exit| exit.spool_end);
+        self.read_output(end).await;
+        let Some(run) = self.run.as_mut() else { return };
+        run.link = None;
+        let written = journal::read(&run.dir.journal()).unwrap_or_default();
+        let seqs: Vec<u64> = written.iter().map(|record| record.seq).collect();
+        let said = stderr::tail(&run.dir.stderr_log(), STDERR_BYTES);
+        self.decide(|attempt| attempt.on_gone(exit.as_ref(), &seqs, &said, Instant::now())).await;
+    }
+
+    /// Folds output up to `end`.
+    async fn read_output(&mut self, end: u64) {
+        self.entry.update(|view| view.end_offset = view.end_offset.max(end));
+        loop {
+            let Some(run) = self.run.as_mut() else { return };
+            let want =
+                usize::try_from(end.saturating_sub(run.position)).unwrap_or(READ_BYTES).min(READ_BYTES);
+            if want == 0 {
+                return;
+            }
+            let got = match run.reader.read_at(run.position, &mut self.buffer[..want]) {
+                Ok(0) => return,
+                Ok(got) => got,
+                Err(error) => {
+                    tracing::warn!(session.id = %self.id, error = %error, "spool cannot be read");
+                    return;
+                }
+            };
+            run.position += got as u64;
+            let said = self.entry.outbox(|outbox| outbox.cursor());
+            let located = run.attempt.fold.push(&self.buffer[..got]);
+            let effects = run.attempt.on_output(located, said, Instant::now());
+            let began = run.attempt.fold.has_begun();
+            if began && !self.record.began {
+                self.record.began = true;
+                self.write_record().await;
+            }
+            self.perform(effects).await;
+        }
+    }
+
+    async fn decide(&mut self, decide: impl FnOnce(&mut Attempt) -> Vec<Effect>) {
+        let Some(run) = self.run.as_mut() else { return };
+        let effects = decide(&mut run.attempt);
+        self.perform(effects).await;
+    }
+
+    /// Events first and durable, then the rest in order.
+    async fn perform(&mut self, effects: Vec<Effect>) {
+        let Some(run) = &self.run else { return };
+        let number = run.attempt.start.attempt;
+        let (mut drafts, mut others) = (Vec::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                Effect::Emit(cursor, mut body) => {
+                    if let Body::AttemptEnded(ended) = &mut body {
+                        ended.spool_end_offset = self.spool_end();
+                        ended.resumable = self.record.began;
+                    }
+                    drafts.push(Draft { attempt: number, cursor, body });
+                }
+                other => others.push(other),
+            }
+        }
+        if !drafts.is_empty() {
+            let last_input = run.attempt.last_input();
+            self.entry.update(|view| view.last_input = last_input);
+            self.append(drafts).await;
+        }
+        for effect in others {
+            self.act(effect).await;
+        }
+    }
+
+    async fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Emit(..) => {}
+            Effect::Activity(text) => self.tell_activity(text),
+            Effect::MakeWorkspace => self.make_workspace(),
+            Effect::Launch => self.launch(),
+            Effect::Order(order) => self.order(order).await,
+            Effect::KillShim => self.kill_shim(),
+            Effect::Over => {
+                self.run = None; // frees the slot
+                let end = self.spool_end();
+                self.entry.update(|view| {
+                    view.running = false;
+                    view.end_offset = view.end_offset.max(end);
+                });
+                if let Some(next) = self.next.take() {
+                    // Boxed: on_start leads back here.
+                    Box::pin(self.on_start(next, Instant::now())).await;
+                }
+            }
+        }
+    }
+
+    async fn order(&mut self, order: ToShim) {
+        // Without a link the order is lost; it is given again when the shim is found.
+        if let Some(link) = self.run.as_ref().and_then(|run| run.link.as_ref()) {
+            link.order(order).await;
+        }
+    }
+
+    fn kill_shim(&self) {
+        let Some(run) = &self.run else { return };
+        tracing::error!(session.id = %self.id, "shim does not end its session, killing the shim");
+        launching::kill_shim(&run.dir);
+    }
+
+    fn make_workspace(&mut self) {
+        let Some(run) = &self.run else { return };
+        let span = info_span!(parent: &run.span, "workspace.create", session.id = %self.id);
+        let attempt = run.attempt.start.attempt;
+        let (context, start) = (Arc::clone(&self.context), run.attempt.start.clone());
+        let (session_dir, place) = (self.dir.clone(), self.record.place.clone());
+        self.work(attempt, "make workspace", span, async move {
+            Op::Workspace(launching::workspace(&context, &start, &session_dir, place.as_ref()).await)
+        });
+    }
+
+    fn launch(&mut self) {
+        let Some(run) = &self.run else { return };
+        let span = info_span!(parent: &run.span, "claude.run", session.id = %self.id);
+        let (attempt, dir) = (run.attempt.start.attempt, run.dir.clone());
+        let traceparent = span.in_scope(muster_runtime::telemetry::traceparent);
+        let launch = launching::order(
+            &self.context,
+            &run.attempt.start,
+            &launching::Facts {
+                session: self.id,
+                place: self.record.place.as_ref(),
+                began: self.record.began,
+                spool: self.dir.spool(),
+                base_offset: self.record.base_offset,
+                output_start: self.spool_end(),
+                traceparent: &traceparent,
+            },
+        );
+        let context = Arc::clone(&self.context);
+        self.work(attempt, "launch", span, async move {
+            Op::Launched(launching::launch(&context, &dir, launch).await)
+        });
+    }
+
+    fn tell_activity(&mut self, text: String) {
+        let Some(run) = &self.run else { return };
+        let body = Activity { text, permission_mode: run.attempt.fold.permission_mode().to_owned() };
+        let event = SessionEvent {
+            session_id: self.id.to_string(),
+            attempt: run.attempt.start.attempt,
+            event_seq: 0,
+            at: Some(muster_proto::time::now()),
+            body: Some(Body::Activity(body)),
+        };
+        if self.last_activity.elapsed() >= ACTIVITY_EVERY {
+            self.last_activity = Instant::now();
+            self.entry.update(|view| view.activity = Some(event));
+        } else {
+            self.entry.keep_activity(event);
+        }
+    }
+
+    fn release(&mut self, workspace: Workspace) {
+        if self.run.is_some() {
+            tracing::warn!(session.id = %self.id, "release ordered while an attempt runs; ignored");
+            return;
+        }
+        let span = info_span!("workspace.release", session.id = %self.id);
+        let (context, dir, session) = (Arc::clone(&self.context), self.dir.clone(), self.id.to_string());
+        let was = self.record.place.as_ref().map_or(workspace, Workspace::from);
+        self.work(0, "release workspace", span, async move {
+            let released = context.worktrees.release(dir.path(), &session, &was).await;
+            Op::Released(released.map_err(|error| (was, error.to_string())))
+        });
+    }
+
+    async fn on_released(&mut self, released: Result<Workspace, (Workspace, String)>) {
+        let (workspace, error) = match released {
+            Ok(workspace) => (workspace, String::new()),
+            Err((workspace, error)) => {
+                tracing::warn!(session.id = %self.id, error, "workspace cannot be released, it stays");
+                (workspace, error)
+            }
+        };
+        if error.is_empty() {
+            self.record.released = true;
+            self.write_record().await;
+        }
+        let attempt = self.entry.view().attempt;
+        let body = Body::WorkspaceReleased(WorkspaceReleased { workspace: Some(workspace), error });
+        self.append(vec![Draft { attempt, cursor: 0, body }]).await;
+        let released = self.record.released;
+        self.entry.update(|view| view.released = released);
+    }
+
+    /// Until the disk takes it: what is not durable must not be told, and what is not told would be lost.
+    async fn append(&mut self, drafts: Vec<Draft>) {
+        loop {
+            let (entry, batch) = (Arc::clone(&self.entry), drafts.clone());
+            match task::spawn_blocking("append events", move || entry.append(batch)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(session.id = %self.id, error = %error, "disk takes no events, trying again");
+                }
+                Err(error) => {
+                    tracing::error!(session.id = %self.id, error = %error, "events are lost");
+                    return;
+                }
+            }
+            tokio::time::sleep(DISK_RETRY).await;
+        }
+    }
+
+    async fn write_record(&mut self) {
+        loop {
+            let (dir, record) = (self.dir.clone(), self.record.clone());
+            match task::spawn_blocking("write record", move || dir.write_record(&record)).await {
+                Ok(Ok(())) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(session.id = %self.id, error = %error, "disk takes no record, trying again");
+                }
+            }
+            tokio::time::sleep(DISK_RETRY).await;
+        }
+    }
+}

@@ -1,0 +1,45 @@
+//! What the machine has left, for heartbeats.
+
+use std::{fs, path::Path};
+
+use muster_proto::v1::Heartbeat;
+use nix::sys::statvfs::statvfs;
+
+/// The state now; 0 where the machine does not tell.
+pub(super) fn heartbeat(running: u32, state_dir: &Path) -> Heartbeat {
+    Heartbeat {
+        running,
+        memory_available_bytes: memory_available().unwrap_or_default(),
+        disk_available_bytes: disk_available(state_dir).unwrap_or_default(),
+        load_percent: load_percent().unwrap_or_default(),
+    }
+}
+
+fn memory_available() -> Option<u64> {
+    let info = fs::read_to_string("/proc/meminfo").ok()?;
+    let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
+    line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
+}
+
+fn disk_available(path: &Path) -> Option<u64> {
+    let stat = statvfs(path).ok()?;
+    Some(stat.blocks_available() as u64 * stat.fragment_size() as u64)
+}
+
+fn load_percent() -> Option<u32> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let (whole, hundredths) = text.split_whitespace().next()?.split_once('.')?;
+    Some(whole.parse::<u32>().ok()? * 100 + hundredths.parse::<u32>().ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_linux_machine_tells_all_of_it() {
+        let beat = heartbeat(3, Path::new("/"));
+        assert_eq!(beat.running, 3);
+        assert!(beat.memory_available_bytes > 1 << 20 && beat.disk_available_bytes > 0);
+    }
+}

@@ -1,0 +1,393 @@
+//! A controller for tests: takes one worker, keeps what it says, orders what the test wants.
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    pin::Pin,
+    process::Command,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use futures::{Stream, StreamExt as _};
+use muster_proto::{
+    ids::SessionId,
+    v1::{
+        Answer, ApplyInput, AttemptEnded, Attention, ConnectRequest, ConnectResponse, Decision, EventAck,
+        Hello, Input, OutputAck, OutputPosition, PushOutputRequest, PushOutputResponse, SessionEvent,
+        SessionSpec, StartSession, StopAttempt, Welcome, connect_request, connect_response, input,
+        push_output_request, push_output_response,
+        session_event::Body,
+        worker_service_server::{WorkerService, WorkerServiceServer},
+    },
+};
+use muster_runtime::{shutdown::Shutdown, task};
+use muster_worker::{ClaudeConfig, Config, ProjectConfig, Timing, Worker};
+use tokio::sync::{mpsc, watch};
+use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
+use tonic::{Request, Response, Status, Streaming};
+
+pub const LONG: Duration = Duration::from_secs(60);
+
+#[derive(Default)]
+pub struct Seen {
+    pub hellos: Vec<Hello>,
+    /// Reliable events by session, each once, in order.
+    pub events: BTreeMap<String, Vec<SessionEvent>>,
+    pub output: BTreeMap<String, Vec<u8>>,
+    orders: Option<mpsc::Sender<Result<ConnectResponse, Status>>>,
+    /// Events are kept but not acknowledged.
+    pub silent: bool,
+}
+
+#[derive(Clone)]
+pub struct Controller {
+    pub seen: Arc<Mutex<Seen>>,
+    changed: watch::Sender<u64>,
+    pub addr: SocketAddr,
+}
+
+type Out<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl WorkerService for Controller {
+    type ConnectStream = Out<ConnectResponse>;
+    type PushOutputStream = Out<PushOutputResponse>;
+
+    async fn connect(
+        &self,
+        request: Request<Streaming<ConnectRequest>>,
+    ) -> Result<Response<Self::ConnectStream>, Status> {
+        let mut up = request.into_inner();
+        let (orders, orders_rx) = mpsc::channel(64);
+        let welcome = Welcome { protocol: 1, heartbeat_interval_ms: 100, ..Welcome::default() };
+        let first = ConnectResponse { body: Some(connect_response::Body::Welcome(welcome)) };
+        orders.send(Ok(first)).await.expect("open");
+        let this = self.clone();
+        task::spawn("controller", async move {
+            while let Some(Ok(message)) = up.next().await {
+                this.on_message(message, &orders).await;
+            }
+        })
+        .detach();
+        Ok(Response::new(Box::pin(ReceiverStream::new(orders_rx))))
+    }
+
+    async fn push_output(
+        &self,
+        request: Request<Streaming<PushOutputRequest>>,
+    ) -> Result<Response<Self::PushOutputStream>, Status> {
+        let mut up = request.into_inner();
+        let (down, down_rx) = mpsc::channel(64);
+        let this = self.clone();
+        task::spawn("replica", async move {
+            while let Some(Ok(message)) = up.next().await {
+                let body = this.on_output(message);
+                if down.send(Ok(PushOutputResponse { body: Some(body) })).await.is_err() {
+                    return;
+                }
+            }
+        })
+        .detach();
+        Ok(Response::new(Box::pin(ReceiverStream::new(down_rx))))
+    }
+}
+
+impl Controller {
+    pub async fn start() -> Self {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
+        let addr = listener.local_addr().expect("bound");
+        let controller = Self { seen: Arc::default(), changed: watch::Sender::new(0), addr };
+        let server = tonic::transport::Server::builder()
+            .add_service(WorkerServiceServer::new(controller.clone()))
+            .serve_with_incoming(TcpListenerStream::new(listener));
+        task::spawn("test controller", server).detach();
+        controller
+    }
+
+    async fn on_message(
+        &self,
+        message: ConnectRequest,
+        orders: &mpsc::Sender<Result<ConnectResponse, Status>>,
+    ) {
+        let mut ack = None;
+        {
+            let mut seen = self.seen.lock().expect("no test panicked");
+            match message.body {
+                Some(connect_request::Body::Hello(hello)) => {
+                    seen.hellos.push(hello);
+                    seen.orders = Some(orders.clone());
+                }
+                Some(connect_request::Body::Event(event)) if event.event_seq > 0 => {
+                    let silent = seen.silent;
+                    let events = seen.events.entry(event.session_id.clone()).or_default();
+                    let last = events.last().map_or(0, |event| event.event_seq);
+                    assert!(event.event_seq <= last + 1, "a gap: {last} then {event:?}");
+                    if !silent {
+                        ack = Some(EventAck {
+                            session_id: event.session_id.clone(),
+                            event_seq: event.event_seq,
+                        });
+                    }
+                    if event.event_seq == last + 1 {
+                        events.push(event);
+                    }
+                }
+                _ => {}
+            }
+        }
+        self.changed.send_modify(|version| *version += 1);
+        if let Some(ack) = ack {
+            let _ =
+                orders.send(Ok(ConnectResponse { body: Some(connect_response::Body::EventAck(ack)) })).await;
+        }
+    }
+
+    fn on_output(&self, message: PushOutputRequest) -> push_output_response::Body {
+        let mut seen = self.seen.lock().expect("no test panicked");
+        let body = match message.body.expect("known") {
+            push_output_request::Body::Open(open) => {
+                let offset = seen.output.entry(open.session_id.clone()).or_default().len() as u64;
+                push_output_response::Body::Position(OutputPosition { session_id: open.session_id, offset })
+            }
+            push_output_request::Body::Chunk(chunk) => {
+                let output = seen.output.entry(chunk.session_id.clone()).or_default();
+                assert_eq!(chunk.offset, output.len() as u64, "no gap and no overlap");
+                assert!(chunk.data.len() <= 64 << 10);
+                output.extend_from_slice(&chunk.data);
+                let offset = output.len() as u64;
+                push_output_response::Body::Ack(OutputAck { session_id: chunk.session_id, offset })
+            }
+        };
+        drop(seen);
+        self.changed.send_modify(|version| *version += 1);
+        body
+    }
+
+    pub async fn until<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
+        let mut changed = self.changed.subscribe();
+        let wait = async {
+            loop {
+                if let Some(found) = find(&self.seen.lock().expect("no test panicked")) {
+                    return found;
+                }
+                changed.changed().await.expect("open");
+            }
+        };
+        match tokio::time::timeout(LONG, wait).await {
+            Ok(found) => found,
+            Err(_) => {
+                let seen = self.seen.lock().expect("no test panicked");
+                panic!("never: {what}; events: {:#?}", seen.events);
+            }
+        }
+    }
+
+    pub async fn order(&self, body: connect_response::Body) {
+        let orders = self.until("a worker", |seen| seen.orders.clone()).await;
+        orders.send(Ok(ConnectResponse { body: Some(body) })).await.expect("connected");
+    }
+
+    pub async fn start_session(&self, start: &StartSession) {
+        self.order(connect_response::Body::Start(start.clone())).await;
+    }
+
+    pub async fn input(&self, start: &StartSession, seq: u64, body: input::Body) {
+        let input = Some(Input { seq, body: Some(body) });
+        let (session_id, attempt) = (start.session_id.clone(), start.attempt);
+        self.order(connect_response::Body::Input(ApplyInput { session_id, attempt, input })).await;
+    }
+
+    pub async fn stop(&self, start: &StartSession) {
+        let (session_id, attempt) = (start.session_id.clone(), start.attempt);
+        self.order(connect_response::Body::Stop(StopAttempt { session_id, attempt })).await;
+    }
+
+    pub async fn event<T>(
+        &self,
+        start: &StartSession,
+        what: &str,
+        mut find: impl FnMut(&Body) -> Option<T>,
+    ) -> T {
+        let (id, attempt) = (start.session_id.clone(), start.attempt);
+        self.until(what, |seen| {
+            let events = seen.events.get(&id)?.iter().filter(|event| event.attempt == attempt);
+            events.filter_map(|event| event.body.as_ref()).find_map(&mut find)
+        })
+        .await
+    }
+
+    pub async fn ended(&self, start: &StartSession) -> AttemptEnded {
+        self.event(start, "the end", |body| match body {
+            Body::AttemptEnded(ended) => Some(ended.clone()),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn attention(&self, start: &StartSession) -> Attention {
+        self.event(start, "an attention", |body| match body {
+            Body::AttentionRaised(raised) => raised.attention.clone(),
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn applied(&self, start: &StartSession, seq: u64) -> (bool, String) {
+        self.event(start, "an input applied", |body| match body {
+            Body::InputApplied(applied) if applied.seq == seq => {
+                Some((applied.delivered, applied.reason.clone()))
+            }
+            _ => None,
+        })
+        .await
+    }
+
+    pub async fn output(&self, start: &StartSession, ended: &AttemptEnded) -> String {
+        let bytes = self
+            .until("the whole output", |seen| {
+                let output = seen.output.get(&start.session_id)?;
+                (output.len() as u64 >= ended.spool_end_offset).then(|| output.clone())
+            })
+            .await;
+        String::from_utf8(bytes).expect("text")
+    }
+
+    /// The kinds of an attempt's events, in order.
+    pub fn story(&self, start: &StartSession) -> Vec<&'static str> {
+        let seen = self.seen.lock().expect("no test panicked");
+        let events = seen.events.get(&start.session_id).into_iter().flatten();
+        let events = events.filter(|event| event.attempt == start.attempt);
+        events
+            .map(|event| match event.body.as_ref().expect("known") {
+                Body::WorkspaceReady(_) => "workspace",
+                Body::TurnStarted(_) => "started",
+                Body::AttentionRaised(_) => "asks",
+                Body::AttentionCleared(_) => "cleared",
+                Body::InputApplied(_) => "applied",
+                Body::TurnEnded(_) => "turn",
+                Body::AttemptEnded(_) => "ended",
+                Body::WorkspaceReleased(_) => "released",
+                Body::Activity(_) => "activity",
+            })
+            .collect()
+    }
+}
+
+pub struct Machine {
+    _dir: tempfile::TempDir,
+    pub home: PathBuf,
+    pub repo: PathBuf,
+    pub state: PathBuf,
+    pub config: Config,
+    shutdown: Shutdown,
+    worker: Option<Worker>,
+}
+
+pub fn git(dir: &Path, args: &[&str]) -> String {
+    let output = Command::new("git")
+        .args(["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"])
+        .args(args)
+        .current_dir(dir)
+        .output()
+        .expect("git runs");
+    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+pub const SCRIPTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/scripted_claude.py");
+
+impl Machine {
+    pub fn new(controller: &Controller) -> Self {
+        let dir = tempfile::tempdir().expect("a directory");
+        let base = dir.path().canonicalize().expect("real");
+        let (home, repo, state) = (base.join("home"), base.join("repo"), base.join("state"));
+        fs::create_dir(&home).expect("created");
+        fs::create_dir(&repo).expect("created");
+        git(&repo, &["init", "-q"]);
+        fs::write(repo.join("a.txt"), "one\n").expect("written");
+        git(&repo, &["add", "."]);
+        git(&repo, &["commit", "-q", "-m", "first"]);
+        let mut claude = ClaudeConfig { program: PathBuf::from(SCRIPTED), ..ClaudeConfig::default() };
+        claude.env.insert("HOME".to_owned(), home.to_string_lossy().into_owned());
+        let short = Duration::from_millis(300);
+        let timing = Timing {
+            interrupt_grace: short,
+            close_grace: short,
+            term_grace: short,
+            exit_grace: Duration::from_secs(2),
+            settle: short,
+            reconnect_first: Duration::from_millis(5),
+            reconnect_max: Duration::from_millis(50),
+            ..Timing::default()
+        };
+        let project = ProjectConfig {
+            name: "p".to_owned(),
+            path: repo.clone(),
+            allow_trust_mode: false,
+            trusted: false,
+        };
+        let config = Config {
+            controller: format!("http://{}", controller.addr),
+            name: "w1".parse().expect("valid"),
+            state_dir: state.clone(),
+            slots: 4,
+            labels: BTreeMap::new(),
+            projects: vec![project],
+            claude,
+            shim_program: PathBuf::from(env!("CARGO_BIN_EXE_muster-shim")),
+            timing,
+        };
+        Self { _dir: dir, home, repo, state, config, shutdown: Shutdown::new(), worker: None }
+    }
+
+    pub async fn start(&mut self) {
+        self.shutdown = Shutdown::new();
+        let worker = Worker::start(self.config.clone(), self.shutdown.clone()).await.expect("it starts");
+        self.worker = Some(worker);
+    }
+
+    /// As if killed: nothing is said to anybody.
+    pub fn kill(&mut self) {
+        self.worker = None;
+    }
+
+    pub async fn leave(&mut self) {
+        self.shutdown.request();
+        self.worker.take().expect("it runs").finished().await;
+    }
+
+    pub fn attempt_dir(&self, start: &StartSession) -> PathBuf {
+        self.state.join("sessions").join(&start.session_id).join(format!("attempt-{}", start.attempt))
+    }
+}
+
+pub fn start_order(handle: &str, prompt: &str) -> StartSession {
+    StartSession {
+        session_id: SessionId::generate().to_string(),
+        attempt: 1,
+        handle: handle.to_owned(),
+        spec: Some(SessionSpec {
+            prompt: prompt.to_owned(),
+            project: "p".to_owned(),
+            ..SessionSpec::default()
+        }),
+        inputs: vec![message(1, prompt)],
+        ..StartSession::default()
+    }
+}
+
+pub fn message(seq: u64, text: &str) -> Input {
+    Input { seq, body: Some(input::Body::Message(text.to_owned())) }
+}
+
+pub fn answer(attention: &Attention, decision: Decision, text: &str) -> input::Body {
+    input::Body::Answer(Answer {
+        attention_id: attention.attention_id.clone(),
+        decision: decision.into(),
+        text: text.to_owned(),
+        ..Answer::default()
+    })
+}

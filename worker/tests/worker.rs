@@ -1,0 +1,380 @@
+//! The whole worker against a controller and a scripted claude.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use muster_proto::v1::{
+    AttentionReason, Decision, EndReason, ReleaseWorkspace, StartSession, Workspace, connect_response, input,
+    session_event::Body,
+};
+
+mod support;
+use support::{Controller, Machine, answer, git, message, start_order};
+
+async fn farm() -> (Controller, Machine) {
+    let controller = Controller::start().await;
+    let mut machine = Machine::new(&controller);
+    machine.start().await;
+    (controller, machine)
+}
+
+fn alive(pid: &str) -> bool {
+    fs::read_to_string(format!("/proc/{}/stat", pid.trim()))
+        .is_ok_and(|stat| !stat.rsplit_once(')').is_some_and(|(_, rest)| rest.trim_start().starts_with('Z')))
+}
+
+async fn file(path: &Path) -> String {
+    let until = Instant::now() + support::LONG;
+    loop {
+        if let Ok(text) = fs::read_to_string(path) {
+            return text;
+        }
+        assert!(Instant::now() < until, "never: {}", path.display());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_prompt_is_worked_on_in_a_worktree_and_ends_completed() {
+    let (controller, machine) = farm().await;
+    let start = start_order("hello-abcdef", "write made.txt");
+    controller.start_session(&start).await;
+    let ended = controller.ended(&start).await;
+    let end = ended.end.as_ref().expect("set");
+    assert_eq!((end.reason(), end.exit_code), (EndReason::TurnCompleted, Some(0)), "{end:?}");
+    assert!(ended.resumable && ended.result_text == "made.txt");
+    let usage = ended.attempt_usage.expect("set");
+    assert_eq!((usage.turns, usage.input_tokens, usage.output_tokens), (1, 10, 5));
+    assert_eq!(controller.story(&start), ["workspace", "applied", "started", "turn", "ended"]);
+    let output = controller.output(&start, &ended).await;
+    assert_eq!(output.len() as u64, ended.spool_end_offset);
+    assert!(output.lines().all(|line| line.starts_with('{')), "{output}");
+    let place = machine.state.join("worktrees/hello-abcdef");
+    assert_eq!(fs::read_to_string(place.join("made.txt")).expect("there"), "written\n");
+    assert!(!machine.repo.join("made.txt").exists());
+    assert_eq!(git(&place, &["rev-parse", "--abbrev-ref", "HEAD"]), "muster/hello-abcdef");
+    let hello = controller.until("a hello", |seen| seen.hellos.first().cloned()).await;
+    assert_eq!((hello.claude_version.as_str(), hello.held.len()), ("9.9.9", 0));
+    assert!(hello.projects[0].git);
+}
+
+#[tokio::test]
+async fn a_permission_is_raised_answered_and_cleared() {
+    let (controller, _machine) = farm().await;
+    let start = start_order("ask-abcdef", "permission touch x");
+    controller.start_session(&start).await;
+    let attention = controller.attention(&start).await;
+    assert_eq!(attention.reason(), AttentionReason::Permission);
+    assert!(attention.since.is_some());
+    let stale = muster_proto::v1::Attention { attention_id: "a99999".to_owned(), ..attention.clone() };
+    controller.input(&start, 2, answer(&stale, Decision::Allow, "")).await;
+    assert!(!controller.applied(&start, 2).await.0);
+    controller.input(&start, 3, answer(&attention, Decision::AllowAlways, "")).await;
+    assert_eq!(controller.applied(&start, 3).await, (true, String::new()));
+    let ended = controller.ended(&start).await;
+    assert!(ended.result_text.contains(r#""updatedInput": {"command": "touch x"}"#), "{}", ended.result_text);
+    assert!(ended.result_text.contains(r#""destination": "session""#), "{}", ended.result_text);
+    let story = controller.story(&start);
+    assert_eq!(story.iter().filter(|kind| **kind == "cleared").count(), 1, "{story:?}");
+}
+
+#[tokio::test]
+async fn questions_and_plans_are_answered() {
+    let (controller, _machine) = farm().await;
+    let question = start_order("question-abcdef", "question");
+    controller.start_session(&question).await;
+    let attention = controller.attention(&question).await;
+    controller.input(&question, 2, answer(&attention, Decision::Unspecified, "Oracle")).await;
+    assert_eq!(controller.ended(&question).await.result_text, r#"{"Which DB?": "Oracle"}"#);
+    let plan = start_order("plan-abcdef", "plan");
+    controller.start_session(&plan).await;
+    let attention = controller.attention(&plan).await;
+    assert_eq!(attention.reason(), AttentionReason::PlanApproval);
+    controller.input(&plan, 2, answer(&attention, Decision::Deny, "smaller")).await;
+    assert_eq!(controller.ended(&plan).await.result_text, "smaller");
+}
+
+#[tokio::test]
+async fn a_message_to_a_working_session_is_its_next_turn_and_a_repeated_one_is_not_given_again() {
+    let (controller, _machine) = farm().await;
+    let start = start_order("turns-abcdef", "permission one");
+    controller.start_session(&start).await;
+    let attention = controller.attention(&start).await;
+    controller.input(&start, 2, input::Body::Message("say two".to_owned())).await;
+    controller.input(&start, 3, answer(&attention, Decision::Deny, "no")).await;
+    controller.input(&start, 2, input::Body::Message("say two".to_owned())).await;
+    let ended = controller.ended(&start).await;
+    assert_eq!(ended.result_text, "two");
+    assert_eq!(ended.attempt_usage.expect("set").turns, 2);
+    assert!(controller.applied(&start, 2).await.0);
+    let output = controller.output(&start, &ended).await;
+    assert_eq!(output.matches("\"say two\"").count(), 1);
+}
+
+#[tokio::test]
+async fn a_later_attempt_resumes_the_conversation_in_the_same_place_and_spool() {
+    let (controller, machine) = farm().await;
+    let first = start_order("again-abcdef", "say one");
+    controller.start_session(&first).await;
+    let end = controller.ended(&first).await;
+    let second =
+        StartSession { attempt: 2, resume: true, inputs: vec![message(2, "say two")], ..first.clone() };
+    controller.start_session(&second).await;
+    let ended = controller.ended(&second).await;
+    assert_eq!(ended.result_text, "two");
+    assert_eq!(ended.attempt_usage.expect("set").turns, 1, "sums begin again");
+    assert!(ended.spool_end_offset > end.spool_end_offset);
+    let output = controller.output(&second, &ended).await;
+    assert!(output.contains("say one") && output.contains("say two"));
+    let argv = fs::read_to_string(machine.home.join("argv.log")).expect("there");
+    let argv: Vec<&str> = argv.lines().collect();
+    assert!(argv[0].contains(&format!("--session-id={}", first.session_id)));
+    assert!(argv[1].contains(&format!("--resume={}", first.session_id)));
+    // The same order again, and an older one, change nothing.
+    controller.start_session(&second).await;
+    controller.start_session(&first).await;
+    let third = start_order("other-abcdef", "say three");
+    controller.start_session(&third).await;
+    controller.ended(&third).await;
+    assert_eq!(controller.story(&second).iter().filter(|kind| **kind == "ended").count(), 1);
+}
+
+#[tokio::test]
+async fn failures_end_with_their_reason() {
+    let (controller, _machine) = farm().await;
+    for (prompt, reason, says) in [
+        ("fail 529", EndReason::TurnFailed, "API Error: 529"),
+        ("exit 3", EndReason::ExitedWithoutResult, "going down"),
+    ] {
+        let start = start_order(&format!("fails-{}", prompt.replace(' ', "-")), prompt);
+        controller.start_session(&start).await;
+        let end = controller.ended(&start).await.end.expect("set");
+        assert_eq!(end.reason(), reason, "{end:?}");
+        assert!(end.message.contains(says), "{end:?}");
+    }
+    let mut start = start_order("no-ref-abcdef", "say x");
+    start.spec.as_mut().expect("set").r#ref = "nowhere".to_owned();
+    controller.start_session(&start).await;
+    let ended = controller.ended(&start).await;
+    assert_eq!(ended.end.as_ref().expect("set").reason(), EndReason::WorkspaceFailed);
+    assert!(!ended.resumable);
+    let mut start = start_order("trust-abcdef", "say x");
+    start.spec.as_mut().expect("set").trust_mode = true;
+    controller.start_session(&start).await;
+    let end = controller.ended(&start).await.end.expect("set");
+    assert_eq!(end.reason(), EndReason::StartFailed);
+    assert!(end.message.contains("trust mode"), "{end:?}");
+}
+
+#[tokio::test]
+async fn an_interrupt_ends_the_turn_and_a_message_that_waits_begins_the_next() {
+    let (controller, machine) = farm().await;
+    let start = start_order("interrupt-abcdef", "tool");
+    controller.start_session(&start).await;
+    let tool = file(&machine.state.join("worktrees/interrupt-abcdef/tool")).await;
+    controller.input(&start, 2, input::Body::Interrupt(true)).await;
+    let ended = controller.ended(&start).await;
+    assert_eq!(ended.end.expect("set").reason(), EndReason::Interrupted);
+    assert!(!alive(&tool));
+
+    let start = start_order("interrupt-2-abcdef", "tool");
+    controller.start_session(&start).await;
+    file(&machine.state.join("worktrees/interrupt-2-abcdef/tool")).await;
+    controller.input(&start, 2, input::Body::Message("say after".to_owned())).await;
+    controller.input(&start, 3, input::Body::Interrupt(true)).await;
+    let ended = controller.ended(&start).await;
+    assert_eq!(ended.end.expect("set").reason(), EndReason::TurnCompleted);
+    assert_eq!(ended.result_text, "after");
+}
+
+#[tokio::test]
+async fn a_stop_leaves_nothing_running_whatever_the_tool_does() {
+    let (controller, machine) = farm().await;
+    for (handle, prompt) in
+        [("stop-1-abcdef", "tool"), ("stop-2-abcdef", "tool stubborn"), ("stop-3-abcdef", "linger")]
+    {
+        let start = start_order(handle, prompt);
+        controller.start_session(&start).await;
+        let tool = if prompt == "linger" {
+            controller
+                .event(&start, "the result", |body| matches!(body, Body::TurnEnded(_)).then_some(()))
+                .await;
+            "0".to_owned()
+        } else {
+            file(&machine.state.join("worktrees").join(handle).join("tool")).await
+        };
+        controller.stop(&start).await;
+        let ended = controller.ended(&start).await;
+        assert_eq!(ended.end.expect("set").reason(), EndReason::Stopped);
+        assert!(!alive(&tool), "{prompt}");
+        assert!(machine.attempt_dir(&start).join("exit.json").exists());
+    }
+    let unknown = start_order("never-abcdef", "say x");
+    controller.stop(&unknown).await;
+    assert_eq!(controller.ended(&unknown).await.end.expect("set").reason(), EndReason::WorkerLost);
+}
+
+#[tokio::test]
+async fn a_claude_that_does_not_leave_after_its_turn_is_made_to() {
+    let (controller, _machine) = farm().await;
+    let start = start_order("linger-abcdef", "linger");
+    controller.start_session(&start).await;
+    let end = controller.ended(&start).await.end.expect("set");
+    assert_eq!((end.reason(), end.signal), (EndReason::TurnCompleted, Some(9)));
+}
+
+#[tokio::test]
+async fn silence_while_working_is_a_hang_and_a_deadline_a_time_out() {
+    let controller = Controller::start().await;
+    let mut machine = Machine::new(&controller);
+    machine.config.timing.silence = Duration::from_millis(700);
+    machine.start().await;
+    let start = start_order("hang-abcdef", "silent");
+    controller.start_session(&start).await;
+    assert_eq!(controller.ended(&start).await.end.expect("set").reason(), EndReason::Hung);
+    let mut start = start_order("late-abcdef", "permission x");
+    let deadline = std::time::SystemTime::now() + Duration::from_millis(1500);
+    start.deadline = Some(muster_proto::time::from_system(deadline));
+    controller.start_session(&start).await;
+    controller.attention(&start).await;
+    assert_eq!(controller.ended(&start).await.end.expect("set").reason(), EndReason::TimedOut);
+    assert!(controller.story(&start).contains(&"cleared"));
+}
+
+#[tokio::test]
+async fn a_killed_worker_finds_its_sessions_again() {
+    let (controller, mut machine) = farm().await;
+    let waits = start_order("waits-abcdef", "permission one");
+    let works = start_order("works-abcdef", "tool");
+    controller.start_session(&waits).await;
+    controller.start_session(&works).await;
+    let attention = controller.attention(&waits).await;
+    let tool = file(&machine.state.join("worktrees/works-abcdef/tool")).await;
+    machine.kill();
+    assert!(alive(&tool));
+    machine.start().await;
+    let hello = controller.until("a second hello", |seen| seen.hellos.get(1).cloned()).await;
+    let held = hello.held.iter().find(|held| held.session_id == waits.session_id).expect("held");
+    assert!(held.running && held.spool_end_offset > 0, "{held:?}");
+    controller.input(&waits, 2, answer(&attention, Decision::Deny, "after a restart")).await;
+    let ended = controller.ended(&waits).await;
+    assert_eq!(ended.end.as_ref().expect("set").reason(), EndReason::TurnCompleted);
+    assert!(ended.result_text.contains("after a restart"));
+    let output = controller.output(&waits, &ended).await;
+    assert_eq!(output.matches("control_request").count(), 1);
+    let story = controller.story(&waits);
+    assert_eq!(story.iter().filter(|kind| **kind == "asks").count(), 1, "said once: {story:?}");
+    controller.stop(&works).await;
+    assert_eq!(controller.ended(&works).await.end.expect("set").reason(), EndReason::Stopped);
+    assert!(!alive(&tool));
+}
+
+#[tokio::test]
+async fn what_ended_while_no_worker_ran_is_told_by_the_next() {
+    let (controller, mut machine) = farm().await;
+    let lost = start_order("lost-abcdef", "tool");
+    let gone = start_order("gone-abcdef", "tool");
+    for start in [&lost, &gone] {
+        controller.start_session(start).await;
+        file(&machine.state.join("worktrees").join(&start.handle).join("tool")).await;
+    }
+    machine.kill();
+    let shim = |start: &StartSession| -> i32 {
+        fs::read_to_string(machine.attempt_dir(start).join("shim.pid"))
+            .expect("there")
+            .parse()
+            .expect("a number")
+    };
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    kill(Pid::from_raw(shim(&lost)), Signal::SIGKILL).expect("killed");
+    kill(Pid::from_raw(shim(&gone)), Signal::SIGTERM).expect("told to leave");
+    file(&machine.attempt_dir(&gone).join("exit.json")).await;
+    machine.start().await;
+    assert_eq!(controller.ended(&lost).await.end.expect("set").reason(), EndReason::ShimLost);
+    assert_eq!(controller.ended(&gone).await.end.expect("set").reason(), EndReason::Killed);
+    for start in [&lost, &gone] {
+        let tool = fs::read_to_string(machine.state.join("worktrees").join(&start.handle).join("tool"))
+            .expect("there");
+        assert!(!alive(&tool), "{}", start.handle);
+    }
+}
+
+#[tokio::test]
+async fn events_not_acknowledged_are_told_again_after_a_restart() {
+    let (controller, mut machine) = farm().await;
+    controller.seen.lock().expect("fine").silent = true;
+    let start = start_order("unacked-abcdef", "say x");
+    controller.start_session(&start).await;
+    controller.ended(&start).await;
+    machine.leave().await;
+    controller.seen.lock().expect("fine").events.clear();
+    controller.seen.lock().expect("fine").silent = false;
+    machine.start().await;
+    controller.ended(&start).await;
+    assert_eq!(controller.story(&start), ["workspace", "applied", "started", "turn", "ended"]);
+}
+
+#[tokio::test]
+async fn a_release_keeps_the_work_and_forgets_the_session() {
+    let (controller, mut machine) = farm().await;
+    let start = start_order("release-abcdef", "write made.txt");
+    controller.start_session(&start).await;
+    controller.ended(&start).await;
+    let order = ReleaseWorkspace {
+        session_id: start.session_id.clone(),
+        workspace: Some(Workspace::default()),
+        project: "p".to_owned(),
+    };
+    controller.order(connect_response::Body::Release(order)).await;
+    let released = controller
+        .event(&start, "the release", |body| match body {
+            Body::WorkspaceReleased(released) => Some(released.clone()),
+            _ => None,
+        })
+        .await;
+    assert_eq!(released.error, "");
+    let workspace = released.workspace.expect("set");
+    assert_eq!(git(&machine.repo, &["show", &format!("{}:made.txt", workspace.kept_ref)]), "written");
+    assert!(!machine.state.join("worktrees/release-abcdef").exists());
+    machine.leave().await;
+    machine.start().await;
+    let hello = controller.until("a second hello", |seen| seen.hellos.get(1).cloned()).await;
+    assert!(hello.held.is_empty());
+}
+
+#[tokio::test]
+async fn megabytes_of_output_reach_the_controller_whole() {
+    let (controller, machine) = farm().await;
+    let start = start_order("noise-abcdef", "noise 20000000");
+    controller.start_session(&start).await;
+    let ended = controller.ended(&start).await;
+    let output = controller.output(&start, &ended).await;
+    let spool =
+        fs::read(machine.state.join("sessions").join(&start.session_id).join("spool")).expect("there");
+    assert!(output.len() > 19_900_000, "{}", output.len());
+    assert!(output.as_bytes() == spool, "{} and {} bytes differ", output.len(), spool.len());
+}
+
+#[tokio::test]
+async fn more_sessions_than_slots_are_refused_with_the_reason() {
+    let (controller, _machine) = farm().await;
+    let starts: Vec<_> =
+        (0..5).map(|number| start_order(&format!("full-{number}"), "permission x")).collect();
+    for start in &starts {
+        controller.start_session(start).await;
+    }
+    let end = controller.ended(&starts[4]).await.end.expect("set");
+    assert_eq!(end.reason(), EndReason::StartFailed);
+    assert!(end.message.contains("no free slot"), "{end:?}");
+    for start in &starts[..4] {
+        controller.attention(start).await;
+        controller.stop(start).await;
+        controller.ended(start).await;
+    }
+}
