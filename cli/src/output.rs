@@ -7,7 +7,7 @@
 
 use std::io::{self, IsTerminal as _, Write as _};
 
-use comfy_table::{Attribute, Cell as TableCell, Color, ContentArrangement, presets};
+use comfy_table::{Attribute, Cell as TableCell, Color, ColumnConstraint, ContentArrangement, presets};
 use serde_json::Value;
 
 use crate::{
@@ -17,6 +17,11 @@ use crate::{
 
 /// Width for a terminal that does not tell its own.
 const DEFAULT_SIZE: (u16, u16) = (100, 24);
+
+/// Between columns.
+const PADDING: u16 = 2;
+/// What the last column needs at least to say anything.
+const LAST_COLUMN: u16 = 12;
 
 /// What a cell says about its row, shown as a colour where there are colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -111,8 +116,16 @@ impl Table {
             cells.max_height(1);
             table.add_row(cells);
         }
-        for column in table.column_iter_mut() {
-            column.set_padding((0, 2));
+        // What people copy stays whole as long as something is left for the last column, which is cut first.
+        let widths = table.column_max_content_widths();
+        let (last, others) = widths.split_last().unwrap_or((&0, &[]));
+        let taken: u16 = others.iter().map(|width| width + PADDING).sum();
+        let keep = taken + LAST_COLUMN.min(*last) + PADDING <= width;
+        for (index, column) in table.column_iter_mut().enumerate() {
+            column.set_padding((0, PADDING));
+            if keep && index < others.len() {
+                column.set_constraint(ColumnConstraint::ContentWidth);
+            }
         }
         let mut text = table.trim_fmt();
         text.push('\n');

@@ -154,7 +154,7 @@ fn on_a_terminal_it_draws_a_table_and_keeps_the_log_off_it() {
     eventually("the session is drawn as failed", || {
         let text = text();
         let picture = text.rsplit("\u{1b}[J").next()?;
-        (picture.contains(&handle) && picture.contains("1 failed") && picture.contains("\u{1b}[31m"))
+        (picture.contains(&handle) && picture.contains("1 failed") && picture.contains("\u{1b}[38;5;9m"))
             .then_some(())
     });
     let pid = i32::try_from(child.id()).expect("a pid");
