@@ -21,15 +21,33 @@ pub(crate) fn to_result(error: &Error) -> CallToolResult {
     result
 }
 
+/// How a message begins that leaves out its subject, the field.
+const PREDICATES: [&str; 5] = ["is ", "has ", "holds ", "names ", "begins "];
+
+/// The argument callers know for a field of the wire.
+fn argument(field: &str) -> &str {
+    match field {
+        "session" | "sessions" => "sessionId",
+        "statuses" => "status",
+        "updatedInputJson" => "updatedInput",
+        "fromOffset" => "cursor",
+        "message" => "text",
+        other => other,
+    }
+}
+
 /// `code: what happened. what to do next.`
 fn to_text(error: &Error) -> String {
-    let mut text = format!("{}: {}", error.code_name(), error.message.trim_end_matches('.'));
-    if !error.field.is_empty() && !error.message.contains(&error.field) {
-        text.push_str(" (argument `");
-        text.push_str(&error.field);
-        text.push_str("`)");
-    }
-    text.push('.');
+    let message = error.message.trim_end_matches('.');
+    let field = argument(&error.field);
+    let what = if field.is_empty() || message.contains(field) || message.contains(&error.field) {
+        message.to_owned()
+    } else if PREDICATES.iter().any(|verb| message.starts_with(verb)) {
+        format!("`{field}` {message}")
+    } else {
+        format!("{message} (argument `{field}`)")
+    };
+    let mut text = format!("{}: {what}.", error.code_name());
     let hint = if error.hint.is_empty() { default_hint(error.code) } else { &error.hint };
     if !hint.is_empty() {
         text.push(' ');
@@ -82,6 +100,8 @@ mod tests {
             "invalid_argument: it must be a whole number (argument `maxTurns`). Correct the argument and \
              call again; nothing was changed."
         );
+        let error = Error::invalid("limit", "is 501, more than the 500 allowed").hint("less");
+        assert_eq!(to_text(&error), "invalid_argument: `limit` is 501, more than the 500 allowed. Less.");
         let error = Error::new(ErrorCode::SessionNotFound, "no session \"x\"").hint("closest: fix-1");
         assert_eq!(to_text(&error), "session_not_found: no session \"x\". Closest: fix-1.");
         let result = to_result(&error);

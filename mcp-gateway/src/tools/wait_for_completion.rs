@@ -165,23 +165,23 @@ impl Wait<'_> {
         let mut reporter = Reporter::new(call.progress.clone());
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         loop {
-            // Before the first look a dead controller is an error soon; after it, the wait outlives its
-            // restart. A look itself is not subject to the time-out: 0 means look once.
-            let patience =
-                if self.sessions.is_empty() { self.began + call.config.patience } else { deadline };
             let error = match self.watch(deadline, &mut reporter, &mut backoff).await {
                 Ok(by_clock) => return Ok(by_clock),
                 Err(error) => error,
             };
-            let retry_at = Instant::now() + backoff.next_delay();
             if error.code != ErrorCode::ControllerUnavailable {
                 return Err(error);
             }
+            // Before the first look a dead controller is an error soon; a wait that has begun outlives one.
+            // A look itself is not subject to the time-out: 0 means look once.
+            let seen = self.has_seen_all();
+            let patience = if seen { deadline } else { self.began + call.config.patience };
+            let retry_at = Instant::now() + backoff.next_delay();
             if retry_at >= patience {
-                if self.sessions.is_empty() {
+                if !seen {
                     return Err(error);
                 }
-                sleep_until(deadline).await;
+                self.pause(deadline, &mut reporter).await;
                 return Ok(true);
             }
             tracing::debug!(error = %error, "watch broke, will subscribe again");
@@ -207,7 +207,8 @@ impl Wait<'_> {
         // nothing.
         let first_look = Instant::now() + FIRST_LOOK;
         loop {
-            let until = if self.sessions.is_empty() { first_look } else { deadline };
+            let seen = self.has_seen_all();
+            let until = if seen { deadline } else { first_look };
             tokio::select! {
                 biased;
                 () = abandoned(call) => return Ok(true),
@@ -225,10 +226,7 @@ impl Wait<'_> {
                 }
                 () = reporter.due() => reporter.report(&self.progress()),
                 () = sleep_until(until) => {
-                    if self.sessions.is_empty() {
-                        return Err(call.controller.silent());
-                    }
-                    return Ok(true);
+                    return if seen { Ok(true) } else { Err(call.controller.silent()) };
                 }
             }
         }
@@ -245,7 +243,20 @@ impl Wait<'_> {
         }
     }
 
+    /// The first look may come in several messages: a part of it must not pass for the whole.
+    fn has_seen_all(&self) -> bool {
+        let known = |name: &String| {
+            let name = name.to_ascii_lowercase();
+            let is = |text: &str| text.to_ascii_lowercase().starts_with(&name);
+            self.sessions.values().any(|session| is(&session.handle) || is(&session.session_id))
+        };
+        self.names.iter().all(known)
+    }
+
     fn satisfied(&self) -> bool {
+        if !self.has_seen_all() {
+            return false;
+        }
         let mut sessions = self.sessions.values();
         if self.sessions.values().any(needs_attention) {
             return true;
@@ -273,7 +284,7 @@ impl Wait<'_> {
         let (ready, pending): (Vec<&Session>, Vec<&Session>) =
             self.sessions.values().partition(|session| is_ready(session));
         let attention = ready.iter().any(|session| needs_attention(session));
-        let reason = match (self.satisfied() && !self.sessions.is_empty(), attention) {
+        let reason = match (self.satisfied(), attention) {
             (true, true) => Reason::NeedsAttention,
             (true, false) => Reason::Completed,
             (false, _) => Reason::Timeout,

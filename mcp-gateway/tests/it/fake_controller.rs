@@ -396,6 +396,11 @@ impl SessionService for Fake {
         let guard = Watcher(self.clone());
         let mut changes = self.changed.subscribe();
         changes.mark_changed();
+        // The first look comes a session at a time, as that of a farm with long prompts does.
+        let mut first = Vec::new();
+        for name in &names {
+            first.push(Ok(WatchSessionsResponse { sessions: vec![self.find(name)?] }));
+        }
         let stream = stream::unfold((guard, changes, names), |(guard, mut changes, names)| async move {
             changes.changed().await.ok()?;
             if guard.0.state().down {
@@ -411,7 +416,7 @@ impl SessionService for Fake {
                 .collect();
             Some((Ok(WatchSessionsResponse { sessions }), (guard, changes, names)))
         });
-        Ok(Response::new(stream.boxed()))
+        Ok(Response::new(stream::iter(first).chain(stream).boxed()))
     }
 
     type ReadOutputStream = Streamed<ReadOutputResponse>;

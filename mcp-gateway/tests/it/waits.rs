@@ -144,6 +144,8 @@ async fn a_wait_outlives_a_restart_of_the_controller() {
     farm.fake().add("work-1", SessionStatus::Working);
     let story = async {
         farm.fake().until("a wait", |state| state.watchers == 1).await;
+        // Past the patience that a first look has.
+        tokio::time::sleep(Duration::from_millis(700)).await;
         farm.fake().set_down(true);
         farm.fake()
             .until("the watch broke and was tried again", |state| state.watchers == 0 && state.calls > 2)
@@ -172,4 +174,14 @@ async fn many_waits_and_other_calls_run_side_by_side() {
     };
     let (waits, ()) = tokio::join!(waits, story);
     assert!(waits.iter().all(|wait| wait["reason"] == "completed"));
+}
+
+#[tokio::test]
+async fn a_part_of_the_first_look_is_not_taken_for_the_whole() {
+    let farm = Farm::start().await;
+    farm.fake().add("done-1", SessionStatus::Completed);
+    farm.fake().add("work-2", SessionStatus::Working);
+    let arguments = json!({"sessionIds": ["done-1", "work-2"], "timeoutSeconds": 0});
+    let look = farm.ok("wait_for_completion", arguments).await;
+    assert_eq!((&look["reason"], ids(&look["pending"])), (&json!("timeout"), vec!["work-2"]));
 }
