@@ -1,7 +1,7 @@
 //! The controller of muster: decides which session runs where, remembers it, and serves what sessions say.
 //!
-//! service -> engine -> {session, scheduler, fleet, output, store}, never back. What must not be forgotten is in the store
-//! before anyone hears of it; output is in files; who lives is in memory.
+//! service -> engine -> {session, scheduler, fleet, output, store}, never back. What must not be forgotten is
+//! in the store before anyone hears of it; output is in files; who lives is in memory.
 
 pub mod engine;
 pub mod fleet;
@@ -59,7 +59,8 @@ pub struct Config {
     pub store: StoreKind,
     /// How often workers send a heartbeat. Smaller finds a lost worker sooner and costs a message per worker.
     pub heartbeat_interval: Duration,
-    /// After how long a silent worker's sessions are shown as unreachable. Several heartbeats, or jitter looks like loss.
+    /// After how long a silent worker's sessions are shown as unreachable. Several heartbeats, or jitter
+    /// looks like loss.
     pub unreachable_after: Duration,
 }
 

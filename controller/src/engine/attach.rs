@@ -47,7 +47,7 @@ impl Engine {
         let releasing: Vec<_> = self.book.releasing(&worker).collect();
         commands
             .extend(releasing.iter().filter_map(|id| Some(archive::release(stage.get(&self.book, *id)?))));
-        info!(worker.id = %worker, worker.incarnation = %incarnation, held = held.len(), commands = commands.len(),
+        info!(worker.id = %worker, incarnation = %incarnation, held = held.len(), commands = commands.len(),
             "a worker connected");
         stage.reporters.insert(worker.clone());
         self.fleet.attach(worker, incarnation, hello, link);
@@ -72,6 +72,8 @@ impl Engine {
         });
         match own {
             Some(session) if session.phase() == Phase::Stopping => commands.push(stop::command(session)),
+            // One that has ended there reports so; what it did not take waits for the next attempt.
+            Some(_) if !held.running => {}
             Some(session) => {
                 let missing = session.inputs.range(held.last_input + 1..);
                 commands.extend(missing.map(|(_, input)| input::apply_input(session, input)));

@@ -44,6 +44,24 @@ impl Book {
         &self.queue
     }
 
+    /// Place from 1 of a ticket. Counted from the nearer end: whoever spawns into a long queue
+    /// asks for the last.
+    pub(super) fn queue_position(&self, ticket: u64) -> u32 {
+        let mut behind = self.queue.range(ticket + 1..);
+        let mut ahead = self.queue.range(..ticket);
+        let mut counted = 0;
+        let position = loop {
+            if ahead.next().is_none() {
+                break counted + 1;
+            }
+            if behind.next().is_none() {
+                break self.queue.len() - counted;
+            }
+            counted += 1;
+        };
+        u32::try_from(position).unwrap_or(u32::MAX)
+    }
+
     pub(super) fn active(&self, worker: &WorkerId) -> impl Iterator<Item = SessionId> {
         self.active.get(worker).into_iter().flatten().copied()
     }

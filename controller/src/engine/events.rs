@@ -1,7 +1,7 @@
 //! What workers report of their attempts.
 //!
-//! Invariant: an event of an older attempt, or one applied before, changes nothing and is acknowledged, so that a worker may
-//! report everything again after each Hello.
+//! Invariant: an event of an older attempt, or one applied before, changes nothing and is acknowledged, so
+//! that a worker may report everything again after each Hello.
 
 use muster_proto::{
     ids::WorkerId,
@@ -27,7 +27,7 @@ pub(super) fn apply(book: &Book, stage: &mut Stage, worker: &WorkerId, event: Se
     }
     let session = event.session_id.parse().ok().and_then(|id| stage.copy(book, id));
     let Some(mut session) = session.filter(|session| session.is_on(worker)) else {
-        info!(worker.id = %worker, session.id = event.session_id, "an event of a session that is not the worker's is ignored");
+        info!(worker.id = %worker, session.id = event.session_id, "an event of a strange session is ignored");
         return;
     };
     let at = event.at.unwrap_or_else(muster_proto::time::now);
@@ -59,10 +59,12 @@ pub(super) fn apply(book: &Book, stage: &mut Stage, worker: &WorkerId, event: Se
     stage.put(session);
 }
 
-/// Whether an event was not applied before. Numbers begin anew only with a worker that lost its disk, and then the
-/// attempt has grown.
+/// Whether an event was not applied before. Numbers begin anew only with a worker that lost its disk, and
+/// then the attempt has grown.
 fn is_news(session: &Session, attempt: u32, seq: u64) -> bool {
-    seq == 0 || (attempt, seq) > (session.state.event_attempt, session.state.event_seq)
+    // An attempt that was never placed is nonsense, and noting it would hide what comes.
+    attempt <= session.state.attempt
+        && (seq == 0 || (attempt, seq) > (session.state.event_attempt, session.state.event_seq))
 }
 
 fn happened(session: &mut Session, body: Body, at: Timestamp, stage: &mut Stage) -> Result<(), Illegal> {
@@ -122,9 +124,9 @@ fn input_applied(session: &mut Session, applied: &InputApplied) {
         session.drop_input(applied.seq);
     } else if is_message {
         // It was never written: it waits for the next attempt.
-        info!(session.id = %session.id, input = applied.seq, reason = applied.reason, "a message was not delivered");
+        info!(session.id = %session.id, input = applied.seq, reason = applied.reason, "a message waits on");
     } else {
-        info!(session.id = %session.id, input = applied.seq, reason = applied.reason, "an answer came too late");
+        info!(session.id = %session.id, input = applied.seq, reason = applied.reason, "an answer came late");
         session.drop_input(applied.seq);
     }
 }
@@ -194,7 +196,7 @@ fn workspace_released(session: &mut Session, released: WorkspaceReleased, at: Ti
         }
         workspace.set_state(WorkspaceState::Released);
     } else if workspace.state() == WorkspaceState::Releasing {
-        warn!(session.id = %session.id, error = released.error, "the workspace could not be released and stays");
+        warn!(session.id = %session.id, error = released.error, "the workspace was not released and stays");
         workspace.set_state(WorkspaceState::Present);
         session.activity = Some((at, format!("workspace not released: {}", released.error).into()));
     }

@@ -1,9 +1,9 @@
 //! The one owner of what sessions are.
 //!
-//! An actor: callers ask through [`Handle`]. It takes what waits as one batch, applies it to copies, makes all of it
-//! durable with one commit of the store, and only then installs the copies, answers, and tells workers and watchers. So
-//! nothing is ever said that a crash could take back, and a failed commit changes nothing.
-//! Arrows: service -> engine -> {session, scheduler, fleet, output, store}, never back.
+//! An actor: callers ask through [`Handle`]. It takes what waits as one batch, applies it to copies, makes
+//! all of it durable with one commit of the store, and only then installs the copies, answers, and tells
+//! workers and watchers. So nothing is ever said that a crash could take back, and a failed commit changes
+//! nothing. Arrows: service -> engine -> {session, scheduler, fleet, output, store}, never back.
 
 mod archive;
 mod attach;
@@ -29,7 +29,7 @@ use muster_proto::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::fleet::link::{Closed, Link, LinkId};
-pub use read::{ListQuery, Listed, OutputState};
+pub use read::{ListQuery, Listed, OutputState, Place};
 pub use recover::{RecoverError, start};
 pub use watch::{Selection, Watcher};
 

@@ -87,9 +87,10 @@ impl<'a> Viewer<'a> {
 
     fn show(&self, session: &Session) -> v1::Session {
         let queue = (session.phase() == Phase::Queued).then(|| {
-            let ahead = self.book.queue().range(..session.state.queue_ticket).count();
-            let position = u32::try_from(ahead + 1).unwrap_or(u32::MAX);
-            (position, scheduler::why(&place::request(session), self.candidates()).sentence)
+            (
+                self.book.queue_position(session.state.queue_ticket),
+                scheduler::why(&place::request(session), self.candidates()).sentence,
+            )
         });
         let moment = Moment {
             unreachable: self.is_unreachable(session),
@@ -157,14 +158,13 @@ impl<'a> Viewer<'a> {
                 format!("{handle} is not queued: it is on {worker}"),
             ));
         }
-        let ahead = self.book.queue().range(..session.state.queue_ticket).count();
         let why = scheduler::why(&place::request(session), self.candidates());
         let verdict = |(worker, refusal): (WorkerId, scheduler::Refusal)| v1::WorkerVerdict {
             worker: worker.into(),
             reason: refusal.to_string(),
         };
         Ok(v1::ExplainSessionResponse {
-            queue_position: u32::try_from(ahead + 1).unwrap_or(u32::MAX),
+            queue_position: self.book.queue_position(session.state.queue_ticket),
             reason: why.sentence,
             verdicts: why.refusals.into_iter().map(verdict).collect(),
         })

@@ -1,4 +1,5 @@
-//! One batch before it is durable: changed copies of sessions, and what is to be said once they are installed.
+//! One batch before it is durable: changed copies of sessions, and what is to be said once they are
+//! installed.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 

@@ -85,7 +85,8 @@ async fn a_store_that_cannot_write_changes_nothing_and_the_same_call_works_later
     assert_eq!(error.code, ErrorCode::StoreUnavailable);
     assert!(!rig.engine.get(session.session_id.clone()).await.expect("there").stopping);
 
-    // A report that cannot be made durable is not acknowledged: the worker has to connect again and say it again.
+    // A report that cannot be made durable is not acknowledged: the worker has to connect again and say it
+    // again.
     let event = SessionEvent {
         session_id: session.session_id,
         attempt: 1,

@@ -1,7 +1,8 @@
 //! Who waits for changes.
 //!
-//! A watcher has a set of the sessions that changed since it last looked; marking one never waits and the set is bounded by
-//! the number of sessions, so a slow watcher slows nobody. It then reads the newest state: states between are skipped.
+//! A watcher has a set of the sessions that changed since it last looked; marking one never waits and the set
+//! is bounded by the number of sessions, so a slow watcher slows nobody. It then reads the newest state:
+//! states between are skipped.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},

@@ -1,7 +1,7 @@
 //! The pipe of commands to one worker.
 //!
-//! The engine holds the [`Link`], the gRPC stream reads the [`Commands`]. The pipe is bounded; when it is full the link is
-//! cut, because a worker that connects again is told everything it needs by reconciliation.
+//! The engine holds the [`Link`], the gRPC stream reads the [`Commands`]. The pipe is bounded; when it is
+//! full the link is cut, because a worker that connects again is told everything it needs by reconciliation.
 
 use futures::stream::{self, Stream};
 use muster_proto::v1::ConnectResponse;

@@ -10,8 +10,8 @@ pub struct Liveness {
 }
 
 impl Liveness {
-    /// Whether a worker last heard at `last_seen` is silent at `now`. A lost link alone is no silence yet: it is
-    /// usually back within the time.
+    /// Whether a worker last heard at `last_seen` is silent at `now`. A lost link alone is no silence yet: it
+    /// is usually back within the time.
     #[must_use]
     pub fn is_silent(self, last_seen: Instant, now: Instant) -> bool {
         now.saturating_duration_since(last_seen) >= self.unreachable_after

@@ -1,7 +1,7 @@
 //! The workers: who is linked, what each serves, when it was last heard.
 //!
-//! [`Registry`] is a plain value owned by the engine; [`link`] is the pipe to one worker. All of it is memory: after a
-//! restart the Hellos bring it back. Invariant: at most one link per worker name, the newest.
+//! [`Registry`] is a plain value owned by the engine; [`link`] is the pipe to one worker. All of it is
+//! memory: after a restart the Hellos bring it back. Invariant: at most one link per worker name, the newest.
 
 pub mod link;
 pub mod liveness;
@@ -118,8 +118,8 @@ impl Registry {
         }
     }
 
-    /// Sends a command. Without a link it is dropped: the next Hello makes up for it. A full link is cut, for the same
-    /// reason.
+    /// Sends a command. Without a link it is dropped: the next Hello makes up for it. A full link is cut, for
+    /// the same reason.
     pub fn send(&mut self, worker: &WorkerId, body: Body) {
         let Some(link) = self.workers.get(worker).and_then(|worker| worker.link.as_ref()) else { return };
         if !link.offer(ConnectResponse { body: Some(body) }) {

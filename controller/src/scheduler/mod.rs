@@ -1,8 +1,10 @@
-//! Which session runs where. Pure: the same queue and fleet give the same plan, and nothing here waits or writes.
+//! Which session runs where. Pure: the same queue and fleet give the same plan, and nothing here waits or
+//! writes.
 //!
-//! First come, first served, but a session no worker can take now holds up nobody behind it. Among the workers that can
-//! take a session the one with the greatest free share gets it; the name breaks ties. Called by the engine, which makes
-//! the plan durable. [`why`] gives, for a session the plan left out, what stands against each worker.
+//! First come, first served, but a session no worker can take now holds up nobody behind it. Among the
+//! workers that can take a session the one with the greatest free share gets it; the name breaks ties. Called
+//! by the engine, which makes the plan durable. [`why`] gives, for a session the plan left out, what stands
+//! against each worker.
 
 use std::{
     collections::{BTreeMap, HashMap},

@@ -86,7 +86,10 @@ fn what_cannot_be_placed_holds_up_nobody_and_is_told_why() {
 proptest! {
     #[test]
     fn never_over_capacity_in_order_among_equals_and_stable(
-        workers in prop::collection::vec((any::<bool>(), 1u32..5, 0u32..5, any::<bool>(), any::<bool>()), 0..12),
+        workers in prop::collection::vec(
+            (any::<bool>(), 1u32..5, 0u32..5, any::<bool>(), any::<bool>()),
+            0..12,
+        ),
         queue in prop::collection::vec((any::<bool>(), prop::option::of(0usize..14)), 0..40),
     ) {
         let farm = Farm::new(&workers);

@@ -1,6 +1,7 @@
 //! Keeps answers that hold many sessions below the size of a message.
 //!
-//! Long texts (prompt, result, what is asked) are cut when the whole would not fit; GetSession always has them whole.
+//! Long texts (prompt, result, what is asked) are cut when the whole would not fit; GetSession always has
+//! them whole.
 
 use muster_proto::v1::{Attention, Session, attention::Ask};
 use prost::Message as _;
@@ -31,6 +32,14 @@ pub(super) fn fit(mut sessions: Vec<Session>) -> Vec<Vec<Session>> {
         }
     }
     messages
+}
+
+/// One session in an answer of its own: whole, unless it alone would be too large.
+pub(super) fn one(mut session: Session) -> Session {
+    if session.encoded_len() > BUDGET {
+        cut(&mut session);
+    }
+    session
 }
 
 fn cut(session: &mut Session) {

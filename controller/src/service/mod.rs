@@ -1,4 +1,5 @@
-//! The gRPC face of the controller: checks what comes in, asks the engine, shapes what goes out. Decides nothing.
+//! The gRPC face of the controller: checks what comes in, asks the engine, shapes what goes out. Decides
+//! nothing.
 
 mod admin;
 mod fit;
@@ -26,7 +27,8 @@ use tonic::transport::server::Router;
 
 use crate::{engine::Handle, output::Replicas};
 
-/// Calls of one connection at a time: a gateway holds one per wait. Past it a caller's calls queue at the caller.
+/// Calls of one connection at a time: a gateway holds one per wait. Past it a caller's calls queue at the
+/// caller.
 const STREAMS: u32 = 4096;
 /// Bytes in flight of one upload and of one connection: output comes in chunks of 64 KiB.
 const STREAM_WINDOW: u32 = 1 << 20;

@@ -1,7 +1,7 @@
 //! Output coming up from a worker.
 //!
-//! One task per stream. It appends what is there, then makes it durable at most every 20 ms or 1 MiB, and only then
-//! acknowledges. Readers see bytes as soon as they are appended.
+//! One task per stream. It appends what is there, then makes it durable at most every 20 ms or 1 MiB, and
+//! only then acknowledges. Readers see bytes as soon as they are appended.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -41,6 +41,8 @@ const SYNC_AFTER: Duration = Duration::from_millis(20);
 const SYNC_BYTES: usize = 1 << 20;
 /// Bytes appended in one switch of threads.
 const BATCH_BYTES: usize = 1 << 20;
+/// A file that took nothing for this long is closed: a stream lives longer than most of its sessions.
+const REST_AFTER: Duration = Duration::from_secs(10);
 /// Answers on their way to the worker. When full, its output waits: it is on its disk.
 const ANSWERS: usize = 64;
 
@@ -71,6 +73,8 @@ pub(super) async fn open(
         unsynced: HashSet::new(),
         unsynced_bytes: 0,
         sync_at: None,
+        used: HashSet::new(),
+        rest_at: Instant::now() + REST_AFTER,
     };
     task::spawn("push output", push.run(link)).detach();
     Ok(Box::pin(ReceiverStream::new(stream)))
@@ -85,6 +89,9 @@ struct Push {
     unsynced: HashSet<SessionId>,
     unsynced_bytes: usize,
     sync_at: Option<Instant>,
+    /// Sessions that took something since the last look at who rests.
+    used: HashSet<SessionId>,
+    rest_at: Instant,
 }
 
 /// Why a stream ends.
@@ -102,7 +109,7 @@ impl Push {
                 biased;
                 why = link.closed() => Err(End::Status(why.into())),
                 () = self.context.leaving.requested() => Err(End::Status(leaving().into())),
-                () = sleep_until(self.sync_at.unwrap_or_else(Instant::now)), if self.sync_at.is_some() => self.sync().await,
+                () = due(self.sync_at) => self.sync().await,
                 message = self.incoming.message() => match message {
                     Ok(Some(message)) => self.take(message).await,
                     Ok(None) | Err(_) => Err(End::Quiet),
@@ -224,6 +231,12 @@ impl Push {
         self.sync_at = None;
         self.unsynced_bytes = 0;
         let unsynced = std::mem::take(&mut self.unsynced);
+        self.used.extend(&unsynced);
+        if Instant::now() >= self.rest_at {
+            self.rest_at = Instant::now() + REST_AFTER;
+            let used = std::mem::take(&mut self.used);
+            self.open.iter().filter(|(id, _)| !used.contains(id)).for_each(|(_, replica)| replica.rest());
+        }
         let replicas: Vec<_> =
             unsynced.into_iter().filter_map(|id| Some((id, Arc::clone(self.open.get(&id)?)))).collect();
         if replicas.is_empty() {
@@ -241,6 +254,14 @@ impl Push {
 
     async fn say(&self, body: Body) -> Result<(), End> {
         self.answers.send(Ok(PushOutputResponse { body: Some(body) })).await.map_err(|_| End::Quiet)
+    }
+}
+
+/// Returns at `at`; never when there is none.
+async fn due(at: Option<Instant>) {
+    match at {
+        Some(at) => sleep_until(at).await,
+        None => std::future::pending().await,
     }
 }
 

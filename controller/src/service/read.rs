@@ -164,7 +164,9 @@ impl Reader {
         let Some(watcher) = &mut self.watcher else { return Ok(()) };
         tokio::select! {
             grown = self.grown.changed() => if grown.is_err() { self.done = true },
-            _ = watcher.changed() => self.state = self.context.engine.output(self.state.id.to_string()).await?,
+            _ = watcher.changed() => {
+                self.state = self.context.engine.output(self.state.id.to_string()).await?;
+            }
             () = self.context.leaving.requested() => return Err(leaving()),
         }
         Ok(())

@@ -5,7 +5,6 @@ use std::{pin::Pin, time::Duration};
 use futures::{Stream, StreamExt as _, stream};
 use muster_proto::{
     error::{Error, ErrorCode},
-    ids::SessionId,
     limits,
     v1::{
         ArchiveSessionRequest, ArchiveSessionResponse, GetSessionRequest, GetSessionResponse,
@@ -20,8 +19,8 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{Context, fit::fit, leaving, read, validate};
-use crate::engine::{InputRequest, ListQuery, SpawnRequest, Watcher};
+use super::{Context, fit, leaving, read, validate};
+use crate::engine::{InputRequest, ListQuery, Place, SpawnRequest, Watcher};
 
 /// How long ArchiveSession waits for the worker.
 const RELEASE_WAIT: Duration = Duration::from_secs(10);
@@ -51,7 +50,7 @@ impl Sessions {
         let request = SpawnRequest { spec, request_id: request.request_id, traceparent };
         let (session, replayed) = self.context.engine.spawn(request).await?;
         tracing::Span::current().record("session.id", session.session_id.as_str());
-        Ok(SpawnSessionResponse { session: Some(session), replayed })
+        Ok(SpawnSessionResponse { session: Some(fit::one(session)), replayed })
     }
 
     /// Waits until the worker has answered about the workspace of `session`, or gives up.
@@ -93,7 +92,7 @@ impl SessionService for Sessions {
         request: Request<GetSessionRequest>,
     ) -> Result<Response<GetSessionResponse>, Status> {
         let session = self.context.engine.get(request.into_inner().session).await?;
-        Ok(Response::new(GetSessionResponse { session: Some(session) }))
+        Ok(Response::new(GetSessionResponse { session: Some(fit::one(session)) }))
     }
 
     async fn list_sessions(
@@ -101,14 +100,12 @@ impl SessionService for Sessions {
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
         let listed = self.context.engine.list(list_query(request.into_inner())?).await?;
-        // A page of cut sessions always fits in one message: its size is bounded.
-        let sessions = fit(listed.sessions).into_iter().flatten().collect();
+        let mut pages = fit::fit(listed.sessions).into_iter();
+        let sessions = pages.next().unwrap_or_default();
+        let next = if pages.len() > 0 { sessions.last().and_then(place) } else { listed.next };
         Ok(Response::new(ListSessionsResponse {
             sessions,
-            next_cursor: listed
-                .next
-                .map(|(first, id)| format!("{}{id}", if first { 'a' } else { 'b' }))
-                .unwrap_or_default(),
+            next_cursor: next.map(cursor).unwrap_or_default(),
             counts: listed.counts,
             total: listed.total,
         }))
@@ -125,7 +122,11 @@ impl SessionService for Sessions {
         validate::input(&input)?;
         let request = InputRequest { session, request_id, input };
         let (session, replayed, delivery) = self.context.engine.input(request).await?;
-        Ok(Response::new(SendInputResponse { session: Some(session), replayed, delivery: delivery.into() }))
+        Ok(Response::new(SendInputResponse {
+            session: Some(fit::one(session)),
+            replayed,
+            delivery: delivery.into(),
+        }))
     }
 
     async fn stop_session(
@@ -135,7 +136,7 @@ impl SessionService for Sessions {
         let StopSessionRequest { session, reason } = request.into_inner();
         validate::reason(&reason)?;
         let (session, changed) = self.context.engine.stop(session, reason).await?;
-        Ok(Response::new(StopSessionResponse { session: Some(session), changed }))
+        Ok(Response::new(StopSessionResponse { session: Some(fit::one(session)), changed }))
     }
 
     async fn archive_session(
@@ -144,7 +145,7 @@ impl SessionService for Sessions {
     ) -> Result<Response<ArchiveSessionResponse>, Status> {
         let (session, changed) = self.context.engine.archive(request.into_inner().session).await?;
         let session = self.released(session).await?;
-        Ok(Response::new(ArchiveSessionResponse { session: Some(session), changed }))
+        Ok(Response::new(ArchiveSessionResponse { session: Some(fit::one(session)), changed }))
     }
 
     async fn watch_sessions(
@@ -176,7 +177,7 @@ fn is_releasing(session: &Session) -> bool {
 }
 
 fn messages(sessions: Vec<Session>) -> Vec<WatchSessionsResponse> {
-    fit(sessions).into_iter().map(|sessions| WatchSessionsResponse { sessions }).collect()
+    fit::fit(sessions).into_iter().map(|sessions| WatchSessionsResponse { sessions }).collect()
 }
 
 /// The changes a watcher sees, until the caller goes or the process leaves.
@@ -230,7 +231,16 @@ fn list_query(request: ListSessionsRequest) -> Result<ListQuery, Error> {
     })
 }
 
-fn parse_cursor(cursor: &str) -> Option<(bool, SessionId)> {
+/// Where a session stands in a list.
+fn place(session: &Session) -> Option<Place> {
+    Some((session.status() == SessionStatus::NeedsAttention, session.session_id.parse().ok()?))
+}
+
+fn cursor((needs_attention, id): Place) -> String {
+    format!("{}{id}", if needs_attention { 'a' } else { 'b' })
+}
+
+fn parse_cursor(cursor: &str) -> Option<Place> {
     let (first, id) = cursor.split_at_checked(1)?;
     let needs_attention = match first {
         "a" => true,

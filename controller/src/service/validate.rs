@@ -102,8 +102,10 @@ pub(super) fn spec(spec: &SessionSpec) -> Result<(), Error> {
             && !rule.chars().any(char::is_control)
     };
     problems.check(tools.iter().all(sound), "allowedTools", || {
-        format!("has a rule that is empty, begins with a dash, holds a control character or is longer than {} bytes",
-            limits::ALLOWED_TOOL_BYTES)
+        format!(
+            "has a rule that is empty, begins with a dash, holds a control character or exceeds {} bytes",
+            limits::ALLOWED_TOOL_BYTES
+        )
     });
     problems.check(spec.timeout_minutes <= TIMEOUT_MINUTES, "timeoutMinutes", || {
         format!("is {}, more than the {TIMEOUT_MINUTES} allowed", spec.timeout_minutes)
@@ -176,7 +178,7 @@ pub(super) fn hello(hello: &Hello) -> Result<(WorkerId, Incarnation), Error> {
             && !name.chars().any(char::is_control)
     };
     problems.check(hello.projects.iter().all(|project| sound(&project.name)), "projects", || {
-        format!("has a name that is empty, longer than {NAME_BYTES} bytes, begins with a dash or holds a control character")
+        format!("has a name that is empty, odd or longer than {NAME_BYTES} bytes")
     });
     problems.into_result()?;
     Ok((worker, incarnation))

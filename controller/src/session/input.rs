@@ -12,8 +12,9 @@ use muster_proto::{
 
 use super::record::Session;
 
-/// Tells two inputs apart, for request ids: FNV-1a over a form that does not depend on the order of maps. Finds a
-/// caller's mistake, not an attack: it guards only the caller's own session. Stored, so never changed.
+/// Tells two inputs apart, for request ids: FNV-1a over a form that does not depend on the order of maps.
+/// Finds a caller's mistake, not an attack: it guards only the caller's own session. Stored, so never
+/// changed.
 #[must_use]
 pub fn digest(input: &Asked) -> u64 {
     let mut sum = Fnv(0xcbf2_9ce4_8422_2325);

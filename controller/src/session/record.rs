@@ -1,7 +1,7 @@
 //! What is kept of a session: the durable record, and the little that may be forgotten.
 //!
-//! Owns the stored messages (fields are added, numbers never reused) and the in-memory [`Session`] the engine works on.
-//! Invariant: the phase changes through [`Session::happens`] only.
+//! Owns the stored messages (fields are added, numbers never reused) and the in-memory [`Session`] the engine
+//! works on. Invariant: the phase changes through [`Session::happens`] only.
 
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -142,7 +142,8 @@ pub struct Request {
     pub delivery: i32,
 }
 
-/// A session in memory. Cloned to be changed, installed once the change is durable: the large parts are shared.
+/// A session in memory. Cloned to be changed, installed once the change is durable: the large parts are
+/// shared.
 #[derive(Debug, Clone)]
 pub struct Session {
     /// Its id.

@@ -1,7 +1,7 @@
 //! Between a session and the keys it is stored under (`store::keys`).
 //!
-//! What to write is the difference between the session as it is stored and as it shall be: nobody has to remember what
-//! they touched.
+//! What to write is the difference between the session as it is stored and as it shall be: nobody has to
+//! remember what they touched.
 
 use std::{collections::BTreeMap, sync::Arc};
 

@@ -1,7 +1,7 @@
 //! The last changes of a store, for those who watch it.
 //!
-//! Owns a ring of bounded length shared by all watchers: a slow one costs no memory and slows nobody, it is told
-//! [`Error::Compacted`] and scans again.
+//! Owns a ring of bounded length shared by all watchers: a slow one costs no memory and slows nobody, it is
+//! told [`Error::Compacted`] and scans again.
 
 use std::{
     collections::VecDeque,
@@ -79,10 +79,12 @@ pub struct Watch {
 }
 
 impl Watch {
-    /// The changes that came since the last call: never empty, whole transactions only. Waits for the next one.
+    /// The changes that came since the last call: never empty, whole transactions only. Waits for the next
+    /// one.
     ///
     /// # Errors
-    /// [`Error::Compacted`] when this watcher fell too far behind, [`Error::Unavailable`] when the store is closed.
+    /// [`Error::Compacted`] when this watcher fell too far behind, [`Error::Unavailable`] when the store is
+    /// closed.
     pub async fn next(&mut self) -> Result<Vec<Change>, Error> {
         loop {
             self.check()?;

@@ -3,11 +3,12 @@
 //! ```text
 //! file    "mstrjrn\n", format u32 (1), revision before the first record u64
 //! frame   "MJ1\n", payload length u32, CRC32C of payload u32, CRC32C of these 12 bytes u32, payload
-//! payload transactions: revision u64, operations u32, then per operation: 1 put | 2 delete u8, key length u32, key
-//!         [, value length u32, value]
+//! payload transactions: revision u64, operations u32, then per operation: 1 put | 2 delete u8,
+//!         key length u32, key [, value length u32, value]
 //! ```
-//! All numbers little endian. One frame is one batch: one write, one fdatasync. So only the last frame can be torn,
-//! and only when nobody was told that it is durable; damage before a whole frame is never cut but reported.
+//! All numbers little endian. One frame is one batch: one write, one fdatasync. So only the last frame can be
+//! torn, and only when nobody was told that it is durable; damage before a whole frame is never cut but
+//! reported.
 
 use std::{
     fs::{File, OpenOptions},

@@ -6,12 +6,12 @@
 //! | `project/<name>/<worker>` | `Project`, as the worker announced it last | at a Hello that differs |
 //! | `session/<id>/fixed` | `Fixed`: what never changes: spec, handle, request id | once |
 //! | `session/<id>/state` | `State`: all that changes and is small | with every change |
-//! | `session/<id>/input/<seq, 20 digits>` | `Input`, while it is not applied; the prompt is in `fixed` | once, then removed |
+//! | `session/<id>/input/<seq, 20 digits>` | `Input` not applied (but the prompt) | once, then removed |
 //! | `session/<id>/request/<request id>` | `Request`: which input a request id became | once |
 //! | `session/<id>/result` | `Result`: text of the last result | with every result |
 //!
-//! `<id>` is the hyphenated UUID. What is large (prompt, inputs, result) has a key of its own, so that a change of
-//! state costs a few hundred bytes.
+//! `<id>` is the hyphenated UUID. What is large (prompt, inputs, result) has a key of its own, so that a
+//! change of state costs a few hundred bytes.
 
 use muster_proto::ids::SessionId;
 

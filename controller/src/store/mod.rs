@@ -1,7 +1,8 @@
 //! Where the controller keeps what it must not forget: small records under text keys, never output.
 //!
-//! Owns the [`Store`] seam and its backends. Called by the engine alone. Invariant: `commit` returns only once the
-//! change survives a power cut (the memory backend excepted, which is for tests and for farms that may forget).
+//! Owns the [`Store`] seam and its backends. Called by the engine alone. Invariant: `commit` returns only
+//! once the change survives a power cut (the memory backend excepted, which is for tests and for farms that
+//! may forget).
 
 mod changes;
 pub mod failing;
@@ -34,7 +35,8 @@ pub struct Entry {
 /// Changes that happen together or not at all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Txn {
-    /// What must hold for the transaction to happen: the revision a key has now, 0 for a key that does not exist.
+    /// What must hold for the transaction to happen: the revision a key has now, 0 for a key that does not
+    /// exist.
     pub compares: Vec<(String, Revision)>,
     /// Keys and their new values.
     pub puts: Vec<(String, Bytes)>,

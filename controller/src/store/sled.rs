@@ -1,9 +1,10 @@
 //! The embedded store: a journal of our own makes a batch durable, sled is the index over it.
 //!
-//! Owns the folder given to [`Sled::open`]: `snapshot-<revision>`, `journal-<revision>`, `index/` (sled). sled alone is no
-//! system of record (its flush is no fdatasync, and a damaged file can make it panic at open), so what it holds is
-//! checked against snapshot and journal at every open and made anew from them when it is unusable.
-//! Invariant: a commit is acknowledged after one fdatasync of the journal, and many share that one.
+//! Owns the folder given to [`Sled::open`]: `snapshot-<revision>`, `journal-<revision>`, `index/` (sled).
+//! sled alone is no system of record (its flush is no fdatasync, and a damaged file can make it panic at
+//! open), so what it holds is checked against snapshot and journal at every open and made anew from them when
+//! it is unusable. Invariant: a commit is acknowledged after one fdatasync of the journal, and many share
+//! that one.
 
 mod index;
 
@@ -38,8 +39,8 @@ const BATCH_BYTES: usize = 8 << 20;
 /// When a journal is replaced by a snapshot.
 #[derive(Debug, Clone, Copy)]
 pub struct Options {
-    /// Bytes of journal before the next checkpoint; also at least twice the last snapshot, so that what is written
-    /// again stays in proportion.
+    /// Bytes of journal before the next checkpoint; also at least twice the last snapshot, so that what is
+    /// written again stays in proportion.
     pub checkpoint_bytes: u64,
 }
 
@@ -197,7 +198,7 @@ impl Committer {
             return;
         }
         if let Err(error) = self.journal.append(&batch.payload) {
-            warn!(error = %error, store = %self.folder.display(), "a change was refused: it cannot be made durable");
+            warn!(error = %error, store = %self.folder.display(), "a change cannot be made durable");
             for pending in batch.pending {
                 let _ = pending.reply.send(Err(Error::Unavailable(error.to_string())));
             }
@@ -224,8 +225,8 @@ impl Committer {
         }
     }
 
-    /// Replaces snapshot and journal by a new snapshot and an empty journal. The old ones go last: a crash anywhere
-    /// leaves enough to start from.
+    /// Replaces snapshot and journal by a new snapshot and an empty journal. The old ones go last: a crash
+    /// anywhere leaves enough to start from.
     fn checkpoint(&mut self) {
         match self.try_checkpoint() {
             Ok(snapshot_len) => {

@@ -104,6 +104,8 @@ async fn what_nobody_wants_is_stopped_and_old_events_change_nothing() {
     worker.report_as(&stranger, 1, 7, ended()).await;
     let after = farm.get(&id).await;
     assert_eq!((after.status(), after.usage), (SessionStatus::Working, before.usage));
+    worker.end(&id, start.attempt, EndReason::TurnCompleted, "").await;
+    assert_eq!(farm.get(&id).await.status(), SessionStatus::Completed);
 }
 
 #[tokio::test(flavor = "multi_thread")]

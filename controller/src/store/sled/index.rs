@@ -18,6 +18,8 @@ use crate::store::{Entry, Error, OpenError, Revision, Txn};
 
 /// Bytes of sled's cache: the records are small, and the controller holds what it uses in memory.
 const CACHE: u64 = 32 << 20;
+/// sled gives space back slowly: past this, and eight times what is live, the index is made again at open.
+const GROWN: u64 = 1 << 30;
 /// Not a text key, so never in a scan: the revision sled was last brought to.
 const APPLIED: &[u8] = b"\0applied";
 
@@ -35,8 +37,13 @@ impl Index {
     ) -> Result<Self, OpenError> {
         let path = folder.join("index");
         let existed = path.exists();
-        match opened(&path).and_then(|db| guard(|| reconcile(&db, truth, revision)).map(|fixed| (db, fixed)))
-        {
+        let tidy = |db: sled::Db| {
+            let fixed = guard(|| reconcile(&db, truth, revision))?;
+            let size = guard(|| db.size_on_disk())?;
+            let live: u64 = truth.iter().map(|(key, entry)| (key.len() + entry.value.len()) as u64).sum();
+            if size > GROWN.max(live * 8) { Err(format!("it grew to {size} bytes")) } else { Ok((db, fixed)) }
+        };
+        match opened(&path).and_then(tidy) {
             Ok((db, fixed)) => {
                 if existed && fixed > 0 {
                     info!(records = fixed, "the index was behind the journal and was brought up to it");
@@ -44,7 +51,7 @@ impl Index {
                 Ok(Self { db: RwLock::new(Some(db)) })
             }
             Err(reason) => {
-                error!(path = %path.display(), reason, "the index is damaged; it is moved aside and made again");
+                error!(path = %path.display(), reason, "the index is unusable; it is made again");
                 let index = Self { db: RwLock::new(None) };
                 index.rebuild(folder, truth, revision)?;
                 Ok(index)
