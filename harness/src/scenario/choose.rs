@@ -22,6 +22,8 @@ pub struct Conversation {
     pub user_texts: Vec<(usize, String)>,
     /// All tool results, oldest first.
     pub tool_results: Vec<ToolResult>,
+    /// Where claude told the model to write its plan, in plan mode.
+    pub plan_file: Option<String>,
 }
 
 /// A turn and why it was taken.
@@ -42,7 +44,7 @@ impl Conversation {
     /// Reads the `messages` of a Messages API request; what has another shape is passed over.
     #[must_use]
     pub fn read(body: &Value) -> Self {
-        let mut conversation = Self::default();
+        let mut conversation = Self { plan_file: plan_file(&body["messages"]), ..Self::default() };
         let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
         for (index, message) in messages.iter().enumerate().filter(|(_, message)| message["role"] == "user") {
             match &message["content"] {
@@ -93,7 +95,7 @@ impl Scenario {
             None => (*counter, self.default.clone().unwrap_or_else(|| Turn::text("done"))),
         };
         *counter = index.saturating_add(1);
-        let turn = template::fill_turn(turn, &conversation.tool_results)?;
+        let turn = template::fill_turn(turn, conversation)?;
         Ok(Chosen { turn, marker, index: Some(index) })
     }
 
@@ -159,6 +161,19 @@ fn applies(turn: &Turn, conversation: &Conversation) -> bool {
     }
 }
 
+/// The newest path of a plan file that is spoken of: `.../.claude/plans/<words>.md`.
+fn plan_file(messages: &Value) -> Option<String> {
+    const FOLDER: &str = "/plans/";
+    let text = messages.to_string();
+    text.rmatch_indices(FOLDER).find_map(|(folder, _)| {
+        let breaks = |letter: char| letter.is_whitespace() || matches!(letter, '"' | '\'' | '`' | '\\' | '(');
+        let start = text[..folder].rfind(breaks).map_or(0, |at| at + 1);
+        let end = folder + text[folder..].find(".md")? + ".md".len();
+        let path = &text[start..end];
+        (path.starts_with('/') && !path.contains(breaks)).then(|| path.to_owned())
+    })
+}
+
 fn block_text(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
@@ -171,12 +186,6 @@ fn block_text(content: &Value) -> String {
 }
 
 impl Conversation {
-    /// Of a scripted claude, which knows its tool results without a request body.
-    #[must_use]
-    pub fn of_tool_results(tool_results: Vec<ToolResult>) -> Self {
-        Self { user_texts: Vec::new(), tool_results }
-    }
-
     /// Turn `index` of a script as this conversation has it: templates filled; the index of the turn it
     /// really was.
     ///
@@ -186,7 +195,7 @@ impl Conversation {
         let Some((index, turn)) = turn_from(turns, index, |turn| applies(turn, self)) else {
             return Ok(None);
         };
-        Ok(Some((index, template::fill_turn(turn.clone(), &self.tool_results)?)))
+        Ok(Some((index, template::fill_turn(turn.clone(), self)?)))
     }
 }
 
@@ -219,6 +228,14 @@ mod tests {
         assert_eq!(say(json!([first])), "done");
         let again = json!({ "role": "user", "content": [{ "type": "text", "text": "[[a]] again" }] });
         assert_eq!(say(json!([first, { "role": "assistant", "content": "x" }, again])), "a1");
+    }
+
+    #[test]
+    fn the_plan_file_is_found_where_claude_names_it() {
+        let told = "create your plan at /home/u/.claude/plans/go-pure-reef.md using the Write tool.\nYou";
+        let conversation =
+            request(&json!([{ "role": "user", "content": [{ "type": "text", "text": told }] }]));
+        assert_eq!(conversation.plan_file.as_deref(), Some("/home/u/.claude/plans/go-pure-reef.md"));
     }
 
     #[test]

@@ -168,13 +168,15 @@ async fn plans(claude: Claude) {
     farm.finish();
 }
 
-fn proposal(plan: &str) -> Turn {
-    Turn::tool("ExitPlanMode", json!({ "plan": plan }))
+/// The model writes its plan to the file it was told of and then hands it in.
+fn proposal(plan: &str) -> [Turn; 2] {
+    let write = json!({ "file_path": "{{plan_file}}", "content": plan });
+    [Turn::tool("Write", write), Turn::tool("ExitPlanMode", json!({}))]
 }
 
 async fn approved(farm: &Farm) {
-    let turns =
-        [proposal("# One step\n\nWrite done.txt"), Turn::bash("echo done > done.txt"), Turn::text("built")];
+    let [write, hand_in] = proposal("# One step\n\nWrite done.txt");
+    let turns = [write, hand_in, Turn::bash("echo done > done.txt"), Turn::text("built")];
     let session = farm.spawn("approve", &turns, json!({ "permissionMode": "plan" })).await;
     let attention = farm.asked(&session, "plan_approval").await;
     assert_eq!(attention["plan"], "# One step\n\nWrite done.txt", "{attention}");
@@ -187,7 +189,7 @@ async fn approved(farm: &Farm) {
 }
 
 async fn sent_back(farm: &Farm) {
-    let turns = [proposal("# Too much"), proposal("# Less"), Turn::text("agreed")];
+    let turns = [&proposal("# Too much")[..], &proposal("# Less"), &[Turn::text("agreed")]].concat();
     let session = farm.spawn("send back", &turns, json!({ "permissionMode": "plan" })).await;
     farm.asked(&session, "plan_approval").await;
     farm.send(&session, json!({ "decision": "deny", "text": "smaller steps" })).await;

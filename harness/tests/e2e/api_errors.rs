@@ -2,7 +2,7 @@
 
 use futures::FutureExt as _;
 use muster_harness::{
-    fleet::{Claude, TestFleet, WorkerSpec},
+    fleet::{Claude, PROJECT, TestFleet, WorkerSpec},
     scenario::{Turn, scripted_prompt},
 };
 use serde_json::{Value, json};
@@ -49,7 +49,7 @@ fn explained(ended: &Value) {
 
 async fn fails(farm: &Farm, turn: Turn, status: Option<u64>) {
     let name = format!("fail {:?} {}", turn.status, turn.drop);
-    let session = farm.spawn(&name, &[turn], json!({})).await;
+    let session = farm.spawn(&name, &[turn], json!({ "project": PROJECT })).await;
     let ended = farm.ended(&session, "failed").await;
     explained(&ended);
     if status.is_some() {
@@ -64,13 +64,14 @@ async fn fails(farm: &Farm, turn: Turn, status: Option<u64>) {
 
 async fn refuses(farm: &Farm) {
     let turn = Turn { stop_reason: Some("refusal".to_owned()), ..Turn::text("no") };
-    let session = farm.spawn("refusal", &[turn], json!({})).await;
+    let session = farm.spawn("refusal", &[turn], json!({ "project": PROJECT })).await;
     explained(&farm.ended(&session, "failed").await);
 }
 
 async fn recovers(farm: &Farm) {
     let once = Turn { repeat: 1, ..Turn::failing(529, "overloaded_error") };
-    let session = farm.spawn("overloaded once", &[once, Turn::text("in the end")], json!({})).await;
+    let session =
+        farm.spawn("overloaded once", &[once, Turn::text("in the end")], json!({ "project": PROJECT })).await;
     farm.ended(&session, "completed").await;
     assert_eq!(farm.result(&session).await, "in the end");
 }

@@ -12,7 +12,7 @@ use crate::farm::Farm;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_asked_is_said() {
     let farm = Farm::build(TestFleet::builder()).await;
-    let long = "x".repeat(1024 * 1024 + 1);
+    let long = "x".repeat(muster_proto::limits::PROMPT_BYTES + 1);
     let cases: Vec<(&str, Value, &str, &str)> = vec![
         ("spawn_session", json!({ "prompt": "" }), "invalid_argument", "prompt"),
         ("spawn_session", json!({ "prompt": "a\0b" }), "invalid_argument", "prompt"),

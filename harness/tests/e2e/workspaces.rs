@@ -136,12 +136,17 @@ async fn branches_and_refs_are_checked() {
     }
     assert_eq!(repo.git(&["rev-parse", "taken"]).unwrap(), repo.git(&["rev-parse", "v1"]).unwrap());
     for bad in ["-x", "a..b", "sp ace", "x.lock"] {
-        let arguments = json!({ "prompt": "p", "branchName": bad });
-        let refused = farm.refused("spawn_session", arguments).await;
-        assert!(
-            refused.starts_with("invalid_argument: ") && refused.contains("branchName"),
-            "{bad}: {refused}"
-        );
+        let spawned =
+            farm.gateway.call("spawn_session", json!({ "prompt": "p", "branchName": bad })).await.unwrap();
+        if spawned.is_error {
+            assert!(spawned.text.starts_with("invalid_argument: "), "{bad}: {}", spawned.text);
+            assert!(spawned.text.contains("branchName"), "{bad}: {}", spawned.text);
+            continue;
+        }
+        let session = spawned.structured["sessionId"].as_str().unwrap();
+        let ended = farm.ended(session, "failed").await;
+        assert_eq!(ended["end"]["reason"], "workspace_failed", "{ended}");
+        assert!(ended["end"]["message"].as_str().is_some_and(|message| message.contains(bad)), "{ended}");
     }
     farm.finish();
 }

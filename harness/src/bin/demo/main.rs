@@ -180,6 +180,7 @@ async fn answer_until_ended(
                 continue;
             }
             narrator.say(&format!("needs attention    {name}: {}", shown(attention)));
+            narrator.expect(!shown(attention).ends_with(": "), &format!("{name} should say what it asks"));
             if let Some(follow) = follows.iter_mut().find(|follow| follow.session == name) {
                 follow.asked.push(text(attention, "reason"));
             }

@@ -78,7 +78,8 @@ fn plan() -> Story {
                 without exploring further and present the plan with ExitPlanMode; once approved, do it. Do not commit.",
         arguments: json!({ "permissionMode": "plan" }),
         script: vec![
-            Turn::tool("ExitPlanMode", json!({ "plan": plan })),
+            Turn::tool("Write", json!({ "file_path": "{{plan_file}}", "content": plan })),
+            Turn::tool("ExitPlanMode", json!({})),
             Turn::bash(write),
             Turn::text("`part` stands beside `greet`."),
         ],

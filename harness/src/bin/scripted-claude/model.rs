@@ -1,5 +1,7 @@
 //! The model's part: the script, which request comes next, what it cost.
 
+use std::path::Path;
+
 use muster_harness::scenario::{Conversation, ToolResult, Turn, inline_script};
 use serde_json::{Map, Value, json};
 
@@ -11,7 +13,7 @@ const PRICE: (f64, f64) = (0.000_005, 0.000_025);
 pub struct Model {
     turns: Vec<Turn>,
     requests: usize,
-    results: Vec<ToolResult>,
+    conversation: Conversation,
 }
 
 /// Sums, of a turn or of the process.
@@ -23,7 +25,7 @@ pub struct Spent {
 
 impl Model {
     /// For a user message with this text.
-    pub fn for_message(text: &str) -> Result<Self, String> {
+    pub fn for_message(text: &str, plan_file: &Path) -> Result<Self, String> {
         let turns = match inline_script(text) {
             Some(turns) => turns?,
             None => match std::env::var("SCRIPTED_CLAUDE") {
@@ -33,21 +35,22 @@ impl Model {
                 Err(_) => Vec::new(),
             },
         };
-        Ok(Self { turns, requests: 0, results: Vec::new() })
+        let plan_file = Some(plan_file.to_string_lossy().into_owned());
+        let conversation = Conversation { plan_file, ..Conversation::default() };
+        Ok(Self { turns, requests: 0, conversation })
     }
 
     /// The answer to the next request; "done" past the end.
     pub fn next(&mut self) -> Result<Turn, String> {
-        let conversation = Conversation::of_tool_results(std::mem::take(&mut self.results));
-        let played = conversation.play(&self.turns, self.requests);
-        self.results = conversation.tool_results;
+        let played = self.conversation.play(&self.turns, self.requests);
         let Some((index, turn)) = played? else { return Ok(Turn::text("done")) };
         self.requests = index.saturating_add(1);
         Ok(turn)
     }
 
     pub fn tool_result(&mut self, tool_use_id: &str, text: &str) {
-        self.results.push(ToolResult { tool_use_id: tool_use_id.to_owned(), text: text.to_owned() });
+        let result = ToolResult { tool_use_id: tool_use_id.to_owned(), text: text.to_owned() };
+        self.conversation.tool_results.push(result);
     }
 }
 

@@ -12,6 +12,8 @@ use serde_json::{Value, json};
 #[derive(Debug)]
 pub struct Transcript {
     file: Option<PathBuf>,
+    /// Where a plan is written in plan mode.
+    pub plan_file: PathBuf,
 }
 
 impl Transcript {
@@ -22,9 +24,10 @@ impl Transcript {
             config.or_else(|| std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".claude")));
         let slug = |letter: char| if letter.is_ascii_alphanumeric() { letter } else { '-' };
         let slug: String = folder.to_string_lossy().chars().map(slug).collect();
+        let plans = config.clone().unwrap_or_else(std::env::temp_dir).join("plans");
         let file =
             config.map(|config| config.join("projects").join(slug).join(format!("{session_id}.jsonl")));
-        Self { file }
+        Self { file, plan_file: plans.join(format!("{session_id}.md")) }
     }
 
     pub fn exists(&self) -> bool {

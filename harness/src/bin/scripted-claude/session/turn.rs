@@ -1,6 +1,9 @@
 //! One user message: requests to the scripted model and the tools it calls, up to the `result`.
 
-use std::time::{Duration, Instant};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
 use muster_harness::{
     scenario::{Act, ToolUse, Turn},
@@ -51,10 +54,11 @@ impl Session {
         self.transcript.add("user", &message["message"]["content"]);
         let mut counts =
             Counts { began: Instant::now(), num_turns: 0, spent: Spent::default(), denials: Vec::new() };
-        let ended = match Model::for_message(&text_of(&message["message"]["content"])) {
-            Ok(mut model) => self.requests(&mut model, &mut counts),
-            Err(problem) => Ok(bad_script(&problem)),
-        };
+        let ended =
+            match Model::for_message(&text_of(&message["message"]["content"]), &self.transcript.plan_file) {
+                Ok(mut model) => self.requests(&mut model, &mut counts),
+                Err(problem) => Ok(bad_script(&problem)),
+            };
         let ended = ended.unwrap_or(Ended::Aborted { in_tool: false });
         self.result(ended, &counts);
         self.out.state("idle");
@@ -212,7 +216,14 @@ impl Session {
         id: &str,
     ) -> Result<Result<ToolEnd, Interrupted>, Interrupted> {
         let mut input = call.input.clone();
-        if self.rules.must_ask(&call.name, &input) {
+        if call.name == "ExitPlanMode"
+            && let Ok(plan) = std::fs::read_to_string(&self.transcript.plan_file)
+        {
+            input = json!({ "plan": plan, "planFilePath": self.transcript.plan_file });
+        }
+        let own_plan = call.name == "Write"
+            && input["file_path"].as_str().map(Path::new) == Some(&self.transcript.plan_file);
+        if !own_plan && self.rules.must_ask(&call.name, &input) {
             match self.ask(&call.name, &input, id)? {
                 Verdict::Allow { input: given, updates } => {
                     input = given;
