@@ -35,7 +35,10 @@ impl Farm {
     }
 
     pub async fn start_with(change: impl FnOnce(&mut Config)) -> Self {
-        let dir = tempfile::tempdir().expect("a folder");
+        Self::start_in(tempfile::tempdir().expect("a folder"), change).await
+    }
+
+    pub async fn start_in(dir: tempfile::TempDir, change: impl FnOnce(&mut Config)) -> Self {
         let mut config = config(dir.path().join("state"));
         change(&mut config);
         let shutdown = Shutdown::new();

@@ -6,4 +6,5 @@ mod fleet;
 mod life;
 mod output;
 mod restart;
+mod stored;
 mod worker;
