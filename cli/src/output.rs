@@ -20,8 +20,8 @@ const DEFAULT_SIZE: (u16, u16) = (100, 24);
 
 /// Between columns.
 const PADDING: u16 = 2;
-/// What the last column needs at least to say anything.
-const LAST_COLUMN: u16 = 12;
+/// What the last column needs at least to say anything, in characters.
+const LAST_COLUMN: usize = 24;
 
 /// What a cell says about its row, shown as a colour where there are colours.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -70,13 +70,21 @@ impl Cell {
 #[derive(Debug, Clone)]
 pub struct Table {
     headings: &'static [&'static str],
+    /// Columns a narrow screen can do without, the least wanted first.
+    optional: &'static [usize],
     rows: Vec<Vec<Cell>>,
 }
 
 impl Table {
     /// An empty one.
     pub const fn new(headings: &'static [&'static str]) -> Self {
-        Self { headings, rows: Vec::new() }
+        Self { headings, optional: &[], rows: Vec::new() }
+    }
+
+    /// Columns that a narrow screen can do without, the least wanted first.
+    pub const fn optional(mut self, columns: &'static [usize]) -> Self {
+        self.optional = columns;
+        self
     }
 
     /// Adds a row; it has as many cells as there are headings.
@@ -97,39 +105,63 @@ impl Table {
         text
     }
 
-    /// For people: aligned, cut at `width`, in colour when `colour`. No line is longer than `width`.
+    /// For people: aligned, in colour when `colour`, no line longer than `width`. Columns without a
+    /// value are left out, then optional ones until the last has room; that one is cut first.
     pub fn to_screen(&self, width: u16, colour: bool) -> String {
+        let columns = self.columns_that_fit(width);
         let mut table = comfy_table::Table::new();
         table.load_style(presets::NOTHING);
         table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
-        table.set_truncation_indicator("…");
+        // No word ends a line early: a cell has one line, and every character of it counts.
+        table.set_truncation_indicator("…").set_delimiter('\0');
         if colour {
             table.enforce_styling();
         } else {
             table.force_no_tty();
         }
-        table.set_header(self.headings.iter().map(|heading| style(TableCell::new(heading), Tone::Faint)));
+        let heading = |index: &usize| style(TableCell::new(self.headings[*index]), Tone::Faint);
+        table.set_header(columns.iter().map(heading));
         for row in &self.rows {
-            let mut cells = comfy_table::Row::from(
-                row.iter().map(|cell| style(TableCell::new(&cell.shown), cell.tone)).collect::<Vec<_>>(),
-            );
+            let cell = |index: &usize| style(TableCell::new(&row[*index].shown), row[*index].tone);
+            let mut cells = comfy_table::Row::from(columns.iter().map(cell).collect::<Vec<_>>());
             cells.max_height(1);
             table.add_row(cells);
         }
-        // What people copy stays whole as long as something is left for the last column, which is cut first.
-        let widths = table.column_max_content_widths();
-        let (last, others) = widths.split_last().unwrap_or((&0, &[]));
-        let taken: u16 = others.iter().map(|width| width + PADDING).sum();
-        let keep = taken + LAST_COLUMN.min(*last) + PADDING <= width;
-        for (index, column) in table.column_iter_mut().enumerate() {
+        let keep = self.width_of(&columns) <= usize::from(width);
+        for (place, column) in table.column_iter_mut().enumerate() {
             column.set_padding((0, PADDING));
-            if keep && index < others.len() {
+            if keep && place + 1 < columns.len() {
                 column.set_constraint(ColumnConstraint::ContentWidth);
             }
         }
         let mut text = table.trim_fmt();
         text.push('\n');
         text
+    }
+
+    fn columns_that_fit(&self, width: u16) -> Vec<usize> {
+        let has_value = |index: &usize| self.rows.iter().any(|row| !row[*index].shown.is_empty());
+        let last = self.headings.len() - 1;
+        let mut columns: Vec<usize> = (0..=last).filter(|index| *index == last || has_value(index)).collect();
+        for optional in self.optional {
+            if self.width_of(&columns) > usize::from(width) {
+                columns.retain(|index| index != optional);
+            }
+        }
+        columns
+    }
+
+    /// What the columns take when only the last one is cut, as far as it can be.
+    fn width_of(&self, columns: &[usize]) -> usize {
+        let content = |index: &usize| {
+            let cells = self.rows.iter().map(|row| row[*index].shown.chars().count());
+            cells.chain([self.headings[*index].chars().count()]).max().unwrap_or(0)
+        };
+        let Some((last, others)) = columns.split_last() else { return 0 };
+        let padding = usize::from(PADDING);
+        others.iter().map(|index| content(index) + padding).sum::<usize>()
+            + content(last).min(LAST_COLUMN)
+            + padding
     }
 }
 
@@ -255,6 +287,23 @@ mod tests {
         assert!(text.lines().all(|line| line.chars().count() <= 50), "{text}");
         assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
         assert!(text.contains('…'), "{text}");
+    }
+
+    #[test]
+    fn a_narrow_screen_leaves_out_what_matters_less_before_it_cuts_a_handle() {
+        let mut table = Table::new(&["SESSION", "WORKER", "COST", "WHAT"]).optional(&[1]);
+        let what = "one two three four five six seven eight nine";
+        table.row(vec![
+            Cell::new("fix-login-7k2p9x"),
+            Cell::new("build-07"),
+            Cell::default(),
+            Cell::new(what),
+        ]);
+        let wide = table.to_screen(100, false);
+        assert!(wide.contains("build-07") && wide.contains("nine") && !wide.contains("COST"), "{wide}");
+        let narrow = table.to_screen(48, false);
+        assert!(!narrow.contains("build-07"), "{narrow}");
+        assert!(narrow.contains("fix-login-7k2p9x  one two three four five si"), "{narrow}");
     }
 
     #[test]

@@ -12,11 +12,17 @@ use crate::{
 /// Longest text a cell is given: a result may be 64 KiB, and only its beginning fits anywhere.
 const HEADLINE_CHARS: usize = 400;
 
+const PROJECT: usize = 2;
+const WORKER: usize = 3;
+const TURNS: usize = 5;
+const COST: usize = 6;
+
 /// A row a session: handle, status, project, worker, age, turns, cost, what matters most.
 ///
 /// Programs get the creation time instead of the age, and the status of an archived session as it is.
 pub fn table<'a>(sessions: impl IntoIterator<Item = &'a Session>, now: SystemTime) -> Table {
-    let mut table = Table::new(&["SESSION", "STATUS", "PROJECT", "WORKER", "AGE", "TURNS", "COST", "WHAT"]);
+    let mut table = Table::new(&["SESSION", "STATUS", "PROJECT", "WORKER", "AGE", "TURNS", "COST", "WHAT"])
+        .optional(&[COST, TURNS, WORKER, PROJECT]);
     for session in sessions {
         table.row(row(session, now));
     }

@@ -90,9 +90,18 @@ pub fn moment(timestamp: Option<&Timestamp>) -> String {
     timestamp.map(ToString::to_string).unwrap_or_default()
 }
 
+/// The same for people: to the second.
+pub fn second(timestamp: Option<&Timestamp>) -> String {
+    moment(timestamp.map(|exact| Timestamp { nanos: 0, ..*exact }).as_ref())
+}
+
 /// US dollars with cents: `$0.42`; empty when nothing was spent.
 pub fn cost(dollars: f64) -> String {
-    if dollars > 0.0 { format!("${dollars:.2}") } else { String::new() }
+    match dollars {
+        0.01.. => format!("${dollars:.2}"),
+        _ if dollars > 0.0 => "<$0.01".to_owned(),
+        _ => String::new(),
+    }
 }
 
 /// `1.5 GiB`.
@@ -162,6 +171,8 @@ mod tests {
         assert_eq!(size(1536 << 20), "1.5 GiB");
         assert_eq!(cost(0.0), "");
         assert_eq!(cost(0.4215), "$0.42");
+        assert_eq!(cost(0.004), "<$0.01");
+        assert_eq!(second(Some(&Timestamp { seconds: 0, nanos: 5 })), "1970-01-01T00:00:00Z");
     }
 
     #[test]

@@ -140,7 +140,7 @@ fn usage(page: &mut Page, session: &Session) {
 
 fn when(timestamp: Option<&show::Timestamp>, now: SystemTime) -> String {
     match timestamp {
-        Some(_) => format!("{} ({} ago)", show::moment(timestamp), show::age(timestamp, now)),
+        Some(_) => format!("{} ({} ago)", show::second(timestamp), show::age(timestamp, now)),
         None => String::new(),
     }
 }

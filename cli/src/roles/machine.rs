@@ -119,8 +119,8 @@ pub fn find_claude(named: Option<&Path>) -> Result<PathBuf, Failure> {
         .find(|program| is_program(program))
         .ok_or_else(|| {
             Failure::new(Exit::Failed, "claude is not on PATH: there is nothing to run sessions with").hint(
-                "get it with `npm install -g @anthropic-ai/claude-code` and run `claude` once to log in, or name \
-                 the program with --claude PATH",
+                "get it with `npm install -g @anthropic-ai/claude-code` and run `claude` once to log in, or \
+                 name the program with --claude PATH",
             )
         })
 }

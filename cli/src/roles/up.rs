@@ -66,7 +66,8 @@ pub struct Options {
     #[arg(long, env = "MUSTER_STATE_DIR", hide_env_values = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// How many sessions may run side by side, 1 to 1000 [default: 2 a core, at most 8]
-    #[arg(long, env = "MUSTER_SLOTS", hide_env_values = true, value_name = "N", value_parser = clap::value_parser!(u32).range(SLOTS))]
+    #[arg(long, env = "MUSTER_SLOTS", hide_env_values = true, value_name = "N")]
+    #[arg(value_parser = clap::value_parser!(u32).range(SLOTS))]
     slots: Option<u32>,
     /// A project beside the current repository; repeat for several
     #[arg(long, env = "MUSTER_PROJECT", hide_env_values = true, value_name = "NAME=PATH")]

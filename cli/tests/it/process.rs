@@ -33,7 +33,7 @@ impl Run {
     }
 }
 
-/// A user of their own: a home, a state folder, a folder for programs, and nothing of ours in the environment.
+/// A user of their own: a home, a state folder, a folder for programs, and a clean environment.
 pub struct User {
     home: tempfile::TempDir,
 }
@@ -86,7 +86,7 @@ impl User {
         let file = |kind| std::fs::File::create(path(kind)).expect("a file");
         let mut command = self.command(args);
         command.stdout(file("out")).stderr(file("err"));
-        Role { child: command.spawn().expect("the binary starts"), errors: path("err") }
+        Role::new(command.spawn().expect("the binary starts"), path("err"))
     }
 }
 
@@ -118,6 +118,21 @@ pub struct Role {
 }
 
 impl Role {
+    /// Takes over a process, so that a test that fails leaves none behind. Its stderr is in `errors`, if
+    /// anywhere.
+    pub fn new(child: Child, errors: PathBuf) -> Self {
+        Self { child, errors }
+    }
+
+    /// Whether it still runs.
+    pub fn runs(&mut self) -> bool {
+        self.child.try_wait().expect("waited").is_none()
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// The address in a port file, once it is there.
     pub fn address(&mut self, port_file: &Path) -> String {
         let errors = self.errors.clone();

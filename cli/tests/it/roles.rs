@@ -50,6 +50,7 @@ fn a_worker_joins_with_its_labels_and_a_watch_outlasts_a_restart_of_the_controll
     let mut watch =
         user.command(&["ps", "--watch", "--json", "--controller", &address]).spawn().expect("starts");
     let mut lines = BufReader::new(watch.stdout.take().expect("stdout")).lines();
+    let mut watch = Role::new(watch, user.path("none"));
     let seen = |line: Option<std::io::Result<String>>| -> Value {
         serde_json::from_str(&line.expect("a line").expect("read")).expect("JSON")
     };
@@ -59,8 +60,8 @@ fn a_worker_joins_with_its_labels_and_a_watch_outlasts_a_restart_of_the_controll
     assert_eq!(again, address);
     // The new controller tells the watch what it holds: the session was kept.
     assert_eq!(seen(lines.next())["sessionId"], handle.as_str());
-    watch.kill().expect("killed");
-    watch.wait().expect("waited");
+    assert!(watch.runs());
+    drop(watch);
     assert_eq!(worker.leave(), 0);
     assert_eq!(second.leave(), 0);
 }
@@ -89,9 +90,10 @@ fn a_gateway_over_stdio_prints_nothing_but_the_protocol_and_leaves_with_its_clie
     let mut child =
         user.command(&["mcp", "--controller", "127.0.0.1:1"]).stdin(Stdio::piped()).spawn().expect("starts");
     let mut stdin = child.stdin.take().expect("stdin");
-    let hello = "{\"jsonrpc\":\"2.0\",\"id\":1,\"method\":\"initialize\",\"params\":{\"protocolVersion\":\"2025-06-18\",\
-                 \"capabilities\":{},\"clientInfo\":{\"name\":\"test\",\"version\":\"0\"}}}\n";
-    stdin.write_all(hello.as_bytes()).expect("sent");
+    let hello = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+        "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": { "name": "test", "version": "0" },
+    } });
+    writeln!(stdin, "{hello}").expect("sent");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
     let answer: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
     assert_eq!(answer["id"], 1);

@@ -7,9 +7,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::process::{CLAUDE, User, eventually, finish};
+use crate::process::{CLAUDE, Role, User, eventually};
 
 const UP: [&str; 5] = ["up", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"];
 
@@ -117,13 +118,11 @@ fn for_programs_it_prints_json_lines() {
     user.install("claude", CLAUDE);
     let mut child = user.command(&[&UP[..], &["--json"]].concat()).spawn().expect("starts");
     let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+    let role = Role::new(child, user.path("none"));
     let first: Value = serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
-    assert_eq!(first["pid"], child.id());
-    let pid = i32::try_from(child.id()).expect("a pid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)
-        .expect("signalled");
-    let run = finish(child);
-    assert_eq!(run.code, 0, "{run:?}");
+    assert_eq!(first["pid"], role.pid());
+    role.signal(Signal::SIGINT);
+    assert_eq!(role.wait(), 0);
 }
 
 #[test]
@@ -135,7 +134,7 @@ fn on_a_terminal_it_draws_a_table_and_keeps_the_log_off_it() {
     let end = || Stdio::from(pty.slave.try_clone().expect("an end"));
     let mut command = user.command(&UP);
     command.env("TERM", "xterm").stdout(end()).stderr(end());
-    let mut child = command.spawn().expect("starts");
+    let role = Role::new(command.spawn().expect("starts"), user.path("none"));
     drop((command, pty.slave));
     let screen = Arc::new(Mutex::new(Vec::new()));
     let reader = std::thread::spawn({
@@ -157,10 +156,8 @@ fn on_a_terminal_it_draws_a_table_and_keeps_the_log_off_it() {
         (picture.contains(&handle) && picture.contains("1 failed") && picture.contains("\u{1b}[38;5;9m"))
             .then_some(())
     });
-    let pid = i32::try_from(child.id()).expect("a pid");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), nix::sys::signal::Signal::SIGINT)
-        .expect("signalled");
-    eventually("the farm leaves", || child.try_wait().expect("waited"));
+    role.signal(Signal::SIGINT);
+    assert_eq!(role.wait(), 0);
     reader.join().expect("the reader ends with the terminal");
     let text = text();
     assert!(text.contains("leaving: sessions go on"), "{text}");

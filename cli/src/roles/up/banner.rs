@@ -33,8 +33,8 @@ impl Farm {
             text.push_str("the worker has not joined yet; the log says why\n");
         }
         text.push_str(&format!(
-            "\nconnect Claude Code by one of\n  claude mcp add --transport http muster {}\n  claude mcp add muster \
-             -- {} mcp --controller {}\n\n",
+            "\nconnect Claude Code by one of\n  claude mcp add --transport http muster {}\n  \
+             claude mcp add muster -- {} mcp --controller {}\n\n",
             self.address.mcp,
             quoted(&plan.program.to_string_lossy()),
             self.address.controller
