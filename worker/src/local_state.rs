@@ -24,7 +24,7 @@ use std::{
 
 use muster_proto::{
     ids::SessionId,
-    v1::{StartSession, Workspace},
+    v1::{StartSession, Usage, Workspace},
 };
 use prost::Message as _;
 use serde::{Deserialize, Serialize};
@@ -48,6 +48,19 @@ pub(crate) struct Record {
     pub(crate) released: bool,
     /// Where it works, once that is made.
     pub(crate) place: Option<Place>,
+    /// claude's own sums at the end of the last attempt.
+    #[serde(default)]
+    spent: Spent,
+}
+
+/// Sums as they are kept.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+struct Spent {
+    input_tokens: u64,
+    output_tokens: u64,
+    cache_read_tokens: u64,
+    cache_creation_tokens: u64,
+    cost_usd: f64,
 }
 
 /// A workspace as it is kept.
@@ -84,6 +97,25 @@ impl From<&Place> for Workspace {
 }
 
 impl Record {
+    pub(crate) fn usage(&self) -> Usage {
+        let Spent { input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, cost_usd } =
+            self.spent;
+        Usage { turns: 0, input_tokens, output_tokens, cache_read_tokens, cache_creation_tokens, cost_usd }
+    }
+
+    /// An attempt without a result says nothing about what was spent before.
+    pub(crate) fn note_usage(&mut self, usage: &Usage) {
+        if usage.turns > 0 {
+            self.spent = Spent {
+                input_tokens: usage.input_tokens,
+                output_tokens: usage.output_tokens,
+                cache_read_tokens: usage.cache_read_tokens,
+                cache_creation_tokens: usage.cache_creation_tokens,
+                cost_usd: usage.cost_usd,
+            };
+        }
+    }
+
     pub(crate) fn new(handle: &str, base_offset: u64) -> Self {
         Self {
             version: RECORD_VERSION,
@@ -92,6 +124,7 @@ impl Record {
             began: false,
             released: false,
             place: None,
+            spent: Spent::default(),
         }
     }
 }

@@ -235,7 +235,7 @@ async fn a_client_that_comes_back_finds_all_and_an_input_sent_twice_arrives_once
 async fn a_second_shim_for_one_attempt_is_refused() {
     let place = place();
     let mut link = sh(&place, "read a; exit 3").await;
-    let mut again = client::launch(Path::new(SHIM), &place.attempt).await.expect("it only connects");
+    let again = client::launch(Path::new(SHIM), &place.attempt).await.expect("it only connects");
     again.order(ToShim::CloseStdin).await;
     assert_eq!(exit(&mut link).await.code, Some(3));
     wait_for("the shim leaves", || !place.attempt.shim_lives().expect("readable"));

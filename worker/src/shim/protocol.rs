@@ -228,7 +228,7 @@ impl FromShim {
                 }
             }),
             Self::Grown { spool_end } => {
-                frame(out, 130, |out| out.extend_from_slice(&spool_end.to_le_bytes()))
+                frame(out, 130, |out| out.extend_from_slice(&spool_end.to_le_bytes()));
             }
             Self::InputWritten { seq } => frame(out, 131, |out| out.extend_from_slice(&seq.to_le_bytes())),
             Self::Exited { json } => frame(out, 132, |out| out.extend_from_slice(json)),

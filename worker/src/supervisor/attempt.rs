@@ -3,14 +3,17 @@
 //! Invariants: a message is given only between turns, in order; an answer only to an open question; nothing is given
 //! twice; stdin is closed only when nothing waits. Everything here is found again by replaying spool and journal.
 
+mod clock;
+mod inputs;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
-    time::{Duration, Instant},
+    time::Instant,
 };
 
 use muster_proto::v1::{
-    Answer, AttemptEnded, AttentionCleared, AttentionRaised, End, EndReason, Input, InputApplied,
-    StartSession, TurnEnded, TurnStarted, Workspace, WorkspaceReady, input, session_event::Body,
+    AttemptEnded, AttentionCleared, AttentionRaised, End, EndReason, Input, StartSession, TurnEnded,
+    TurnStarted, Usage, Workspace, WorkspaceReady, input, session_event::Body,
 };
 use uuid::Uuid;
 
@@ -19,18 +22,10 @@ use super::{
     phase::{Phase, Step, Trigger, Why},
 };
 use crate::{
-    agent::{
-        AgentEvent, Located,
-        claude::{answer, fold::Fold, protocol},
-    },
+    agent::{AgentEvent, Located, claude::fold::Fold},
     config::Timing,
     shim::{files::Exit, protocol::ToShim},
 };
-
-/// After a journal that took nothing: when a message is offered again.
-const OFFER_AGAIN: Duration = Duration::from_secs(1);
-/// Linux's number of SIGTERM.
-const SIGTERM: u32 = 15;
 
 /// What the actor is to do, in order.
 #[derive(Debug, PartialEq)]
@@ -91,6 +86,7 @@ impl Attempt {
         start: StartSession,
         session: Uuid,
         output_start: u64,
+        earlier: Usage,
         timing: Timing,
         now: Instant,
         deadline: Option<Instant>,
@@ -102,7 +98,7 @@ impl Attempt {
             timing,
             phase: Phase::Preparing,
             phase_since: now,
-            fold: Fold::new(output_start),
+            fold: Fold::new(output_start, earlier),
             folded: output_start,
             pending,
             sent: BTreeMap::new(),
@@ -206,43 +202,6 @@ impl Attempt {
         effects
     }
 
-    /// These inputs are in claude's stdin.
-    fn on_journal(&mut self, journal: &[u64]) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        for seq in journal {
-            if self.applied.contains_key(seq) {
-                continue;
-            }
-            let known = self.pending.remove(seq).or_else(|| self.sent.remove(seq).map(|(input, _)| input));
-            match known.and_then(|input| input.body) {
-                Some(input::Body::Message(_)) => {
-                    let uuid = protocol::message_uuid(&self.session, *seq).to_string();
-                    let taken = self.taken.contains(&uuid);
-                    self.message = Some((uuid, taken));
-                }
-                Some(input::Body::Answer(answer)) => effects.extend(self.cleared(&answer.attention_id)),
-                Some(input::Body::Interrupt(_)) | None => {}
-            }
-            effects.push(self.applied(*seq, None));
-        }
-        effects
-    }
-
-    fn cleared(&mut self, attention_id: &str) -> Option<Effect> {
-        match self.fold.answered(attention_id)? {
-            AgentEvent::AttentionCleared { attention_id } => {
-                Some(self.emit(Body::AttentionCleared(AttentionCleared { attention_id })))
-            }
-            _ => None,
-        }
-    }
-
-    /// Says what became of an input: `reason` why it was not given.
-    fn applied(&mut self, seq: u64, reason: Option<&str>) -> Effect {
-        let reason = self.applied.entry(seq).or_insert_with(|| reason.unwrap_or_default().to_owned()).clone();
-        self.emit(Body::InputApplied(InputApplied { seq, delivered: reason.is_empty(), reason }))
-    }
-
     /// More output. `said`: the cursor of the outbox; what was derived before it is not said again.
     pub(super) fn on_output(&mut self, located: Vec<Located>, said: u64, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
@@ -306,235 +265,6 @@ impl Attempt {
             Phase::Ending(_, Step::Interrupt) => self.escalate(now),
             _ => Vec::new(),
         }
-    }
-
-    /// Whether claude surely has nothing to do. Right after a message it may still say `idle` about the turn before.
-    fn is_idle(&self, now: Instant) -> bool {
-        let message_on_its_way = self.sent.values().any(|(_, sent)| *sent == Sent::Message);
-        if self.fold.is_running() || message_on_its_way {
-            return false;
-        }
-        match (&self.message, self.idle_since) {
-            (None, _) | (Some((_, true)), Some(_)) => true,
-            (Some(_), Some(since)) => now.duration_since(since) >= self.timing.settle,
-            (Some((_, taken)), None) => *taken && self.has_result,
-        }
-    }
-
-    /// Gives what can be given now; ends the attempt when nothing is left to do.
-    fn settle(&mut self, now: Instant) -> Vec<Effect> {
-        if self.phase != Phase::Working || self.offer_after.is_some_and(|after| now < after) {
-            return Vec::new();
-        }
-        self.offer_after = None;
-        let mut effects = Vec::new();
-        for seq in self.pending.keys().copied().collect::<Vec<_>>() {
-            let Some(input) = self.pending.get(&seq).cloned() else { continue };
-            match input.body.clone() {
-                Some(input::Body::Answer(answer)) => effects.push(self.give_answer(seq, input, &answer)),
-                // Before the turn runs an interrupt would be taken for nothing.
-                Some(input::Body::Interrupt(_)) if !self.fold.is_running() && !self.is_idle(now) => {}
-                Some(input::Body::Interrupt(_)) => effects.push(self.give_interrupt(seq, input, now)),
-                Some(input::Body::Message(text)) if self.is_idle(now) => {
-                    effects.push(self.give_message(seq, input, &text));
-                }
-                Some(input::Body::Message(_)) => {}
-                None => {
-                    self.pending.remove(&seq);
-                    effects.push(self.applied(seq, Some("this worker does not know that kind of input")));
-                }
-            }
-        }
-        let messages = |input: &Input| matches!(input.body, Some(input::Body::Message(_)));
-        let waits =
-            self.pending.values().any(messages) || !self.sent.is_empty() || self.fold.waits_for_answer();
-        if !waits && self.is_idle(now) {
-            effects.extend(self.end(Why::Finish, now));
-        }
-        effects
-    }
-
-    fn give(&mut self, seq: u64, input: Input, sent: Sent, bytes: Vec<u8>) -> Effect {
-        self.pending.remove(&seq);
-        self.sent.insert(seq, (input, sent));
-        Effect::Order(ToShim::Input { seq, bytes })
-    }
-
-    fn give_message(&mut self, seq: u64, input: Input, text: &str) -> Effect {
-        let uuid = protocol::message_uuid(&self.session, seq).to_string();
-        self.message = Some((uuid, false));
-        self.idle_since = None;
-        self.has_result = false;
-        self.give(seq, input, Sent::Message, protocol::message(&self.session, seq, text))
-    }
-
-    fn give_answer(&mut self, seq: u64, input: Input, answer: &Answer) -> Effect {
-        let id = &answer.attention_id;
-        let under_way = self.sent.values().any(|(_, sent)| *sent == Sent::Answer(id.clone()));
-        let line = match self.fold.open_request(id) {
-            Some(_) if under_way => Err("another answer came first".to_owned()),
-            Some(open) => {
-                let trust = self.start.spec.as_ref().is_some_and(|spec| spec.trust_mode);
-                answer::line(open, answer, trust).map_err(|error| error.to_string())
-            }
-            None => Err("the question was answered or withdrawn".to_owned()),
-        };
-        match line {
-            Ok(bytes) => self.give(seq, input, Sent::Answer(id.clone()), bytes),
-            Err(reason) => {
-                self.pending.remove(&seq);
-                self.applied(seq, Some(&reason))
-            }
-        }
-    }
-
-    fn give_interrupt(&mut self, seq: u64, input: Input, now: Instant) -> Effect {
-        if self.is_idle(now) {
-            self.pending.remove(&seq);
-            return self.applied(seq, Some("there is no turn to interrupt"));
-        }
-        self.give(seq, input, Sent::Interrupt, protocol::interrupt(seq))
-    }
-
-    /// One more input from the controller.
-    pub(super) fn on_input(&mut self, input: Input, now: Instant) -> Vec<Effect> {
-        let seq = input.seq;
-        if self.applied.contains_key(&seq) {
-            return vec![self.applied(seq, None)];
-        }
-        if self.phase == Phase::Ended || self.sent.contains_key(&seq) {
-            return Vec::new();
-        }
-        self.pending.entry(seq).or_insert(input);
-        self.settle(now)
-    }
-
-    /// The shim has it in claude's stdin.
-    pub(super) fn on_input_written(&mut self, seq: u64, now: Instant) -> Vec<Effect> {
-        let mut effects = Vec::new();
-        if let Some((_, Sent::Answer(id))) = self.sent.remove(&seq) {
-            effects.extend(self.cleared(&id));
-        }
-        self.last_event = now;
-        effects.push(self.applied(seq, None));
-        effects.extend(self.settle(now));
-        effects
-    }
-
-    /// The shim did not take it. A message waits for better times; what cannot wait is void.
-    pub(super) fn on_input_refused(&mut self, seq: u64, reason: &str, now: Instant) -> Vec<Effect> {
-        let Some((input, sent)) = self.sent.remove(&seq) else { return Vec::new() };
-        match sent {
-            Sent::Message => {
-                self.pending.insert(seq, input);
-                self.message = None;
-                self.offer_after = Some(now + OFFER_AGAIN);
-                Vec::new()
-            }
-            Sent::Answer(_) | Sent::Interrupt => vec![self.applied(seq, Some(reason))],
-        }
-    }
-
-    /// Ordered to end.
-    pub(super) fn on_stop(&mut self, now: Instant) -> Vec<Effect> {
-        self.end_or_remember(Why::Stop, now)
-    }
-
-    fn end_or_remember(&mut self, why: Why, now: Instant) -> Vec<Effect> {
-        if matches!(self.phase, Phase::Preparing | Phase::Launching) {
-            self.end_early.get_or_insert(why);
-            return Vec::new();
-        }
-        self.end(why, now)
-    }
-
-    fn end(&mut self, why: Why, now: Instant) -> Vec<Effect> {
-        let works = self.fold.is_running() || self.message.is_some() && !self.is_idle(now);
-        let first = if why == Why::Finish || !works { Step::Close } else { Step::Interrupt };
-        if !self.go(Trigger::End(why, first), now) {
-            return Vec::new();
-        }
-        self.take_step()
-    }
-
-    fn escalate(&mut self, now: Instant) -> Vec<Effect> {
-        if self.go(Trigger::Escalate, now) { self.take_step() } else { Vec::new() }
-    }
-
-    fn take_step(&mut self) -> Vec<Effect> {
-        let Phase::Ending(_, step) = self.phase else { return Vec::new() };
-        let order = match step {
-            Step::Interrupt => ToShim::Input { seq: 0, bytes: protocol::interrupt(0) },
-            Step::Close => ToShim::CloseStdin,
-            Step::Terminate => ToShim::Signal(SIGTERM),
-            Step::Kill => ToShim::KillTree,
-        };
-        vec![Effect::Order(order)]
-    }
-
-    fn grace(&self, why: Why, step: Step) -> Duration {
-        match (why, step) {
-            (Why::Finish, Step::Close) => self.timing.exit_grace,
-            (_, Step::Interrupt) => self.timing.interrupt_grace,
-            (_, Step::Close) => self.timing.close_grace,
-            (_, Step::Terminate) => self.timing.term_grace,
-            (_, Step::Kill) => self.timing.kill_grace,
-        }
-    }
-
-    /// When [`Self::on_tick`] is due next.
-    pub(super) fn next_wake(&self) -> Option<Instant> {
-        let deadline = self.deadline.filter(|_| self.end_early.is_none());
-        match self.phase {
-            Phase::Ended => None,
-            Phase::Ending(why, step) => Some(self.phase_since + self.grace(why, step)),
-            Phase::Preparing | Phase::Launching => deadline,
-            Phase::Working => {
-                let settle = self.idle_since.map(|since| since + self.timing.settle);
-                let settle = settle.filter(|_| self.message.as_ref().is_some_and(|(_, taken)| !taken));
-                let silence = self.is_watched().then(|| self.last_event + self.timing.silence);
-                [deadline, settle, silence, self.offer_after].into_iter().flatten().min()
-            }
-        }
-    }
-
-    /// Whether silence means that claude hangs.
-    fn is_watched(&self) -> bool {
-        !self.fold.waits_for_answer() && !self.fold.runs_tool()
-    }
-
-    /// Time passed.
-    pub(super) fn on_tick(&mut self, now: Instant) -> Vec<Effect> {
-        if let Phase::Ending(why, step) = self.phase {
-            if now < self.phase_since + self.grace(why, step) {
-                return Vec::new();
-            }
-            if step == Step::Kill {
-                self.phase_since = now;
-                return if std::mem::replace(&mut self.shim_killed, true) {
-                    Vec::new()
-                } else {
-                    vec![Effect::KillShim]
-                };
-            }
-            return self.escalate(now);
-        }
-        if self.deadline.is_some_and(|deadline| now >= deadline) {
-            let minutes = self.start.spec.as_ref().map(|spec| spec.timeout_minutes).unwrap_or_default();
-            self.detail = format!("the session ran longer than its {minutes} minutes");
-            self.deadline = None;
-            return self.end_or_remember(Why::TimedOut, now);
-        }
-        if self.phase != Phase::Working {
-            return Vec::new();
-        }
-        let effects = self.settle(now);
-        if effects.is_empty() && self.is_watched() && now >= self.last_event + self.timing.silence {
-            self.detail =
-                format!("claude said nothing for {} s while it worked", self.timing.silence.as_secs());
-            return self.end(Why::Hung, now);
-        }
-        effects
     }
 
     /// Nothing of it runs any more; all its output is folded. `exit`: `None` when the shim is lost. `journal`: what

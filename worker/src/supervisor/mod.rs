@@ -220,8 +220,8 @@ impl Supervisor {
                 return;
             }
         }
-        let sent = self.actors().get(&id).map(|actor| actor.commands.try_send(command));
-        if let Some(Err(error)) = sent {
+        let Some(commands) = self.actors().get(&id).map(|actor| actor.commands.clone()) else { return };
+        if let Err(error) = commands.try_send(command) {
             tracing::warn!(session.id = %id, error = %error, "order dropped; the controller gives it again");
         }
     }

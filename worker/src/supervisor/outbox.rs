@@ -68,8 +68,8 @@ impl Outbox {
             unacked: VecDeque::new(),
         };
         let mut rest = data.as_slice();
-        while let Some((record, after)) = split(rest) {
-            outbox.load(record.0, record.1);
+        while let Some((kind, body, after)) = split(rest) {
+            outbox.load(kind, body);
             outbox.size += (rest.len() - after.len()) as u64;
             rest = after;
         }
@@ -187,12 +187,12 @@ impl Outbox {
 }
 
 /// The first record of `data` and what follows it; `None` at the end or a torn tail.
-fn split(data: &[u8]) -> Option<((u8, &[u8]), &[u8])> {
+fn split(data: &[u8]) -> Option<(u8, &[u8], &[u8])> {
     let head = data.get(..HEAD)?;
     let length = u32::from_le_bytes(head[1..5].try_into().ok()?) as usize;
     let body = data.get(HEAD..HEAD.checked_add(length)?)?;
     let sum = u32::from_le_bytes(head[5..9].try_into().ok()?);
-    (crc32c::crc32c(body) == sum).then(|| ((head[0], body), &data[HEAD + length..]))
+    (crc32c::crc32c(body) == sum).then(|| (head[0], body, &data[HEAD + length..]))
 }
 
 #[cfg(test)]

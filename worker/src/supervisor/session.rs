@@ -3,17 +3,14 @@
 //!
 //! Owns the session's folder. Dropped at shutdown: the shim goes on, and the next worker finds everything on disk.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant, SystemTime},
-};
+mod acting;
+mod beginning;
+
+use std::{sync::Arc, time::Instant};
 
 use muster_proto::{
     ids::SessionId,
-    v1::{
-        Activity, AttemptEnded, EndReason, Input, SessionEvent, StartSession, Workspace, WorkspaceReleased,
-        session_event::Body,
-    },
+    v1::{Input, StartSession, Workspace, WorkspaceReleased, session_event::Body},
 };
 use muster_runtime::task::{self, Task};
 use tokio::sync::mpsc;
@@ -32,9 +29,7 @@ use crate::{
     shim::{
         client::{LinkError, ShimLink, Word},
         files::{AttemptDir, Exit},
-        journal,
-        protocol::ToShim,
-        stderr,
+        journal, stderr,
     },
     spool::Reader,
 };
@@ -43,12 +38,8 @@ use crate::{
 const READ_BYTES: usize = 256 << 10;
 /// Last bytes of stderr that explain an end.
 const STDERR_BYTES: usize = 1500;
-/// Activity is told at most this often.
-const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
 /// Results of slow work queued; there is at most one of each kind.
 const OPS: usize = 8;
-/// Between tries to write when the disk takes nothing.
-const DISK_RETRY: Duration = Duration::from_secs(1);
 
 /// An order of the controller.
 #[derive(Debug)]
@@ -195,7 +186,7 @@ impl Session {
                 tracing::debug!(session.id = %self.id, attempt, "input for an attempt that does not run; void");
             }
             Command::Stop { attempt } if self.runs(attempt) => {
-                self.decide(|attempt| attempt.on_stop(now)).await
+                self.decide(|attempt| attempt.on_stop(now)).await;
             }
             Command::Stop { attempt } => self.refuse_stop(attempt).await,
             Command::Release(workspace) => self.release(workspace),
@@ -206,120 +197,8 @@ impl Session {
         self.run.as_ref().is_some_and(|run| run.attempt.start.attempt == attempt)
     }
 
-    /// An attempt that never came here is over, and stays so should its start arrive late.
-    async fn refuse_stop(&mut self, attempt: u32) {
-        let waits = self.next.as_ref().is_some_and(|next| next.attempt == attempt);
-        if waits {
-            self.next = None;
-        }
-        if self.entry.outbox(|outbox| outbox.ended_attempt()) >= attempt || self.run.is_some() && !waits {
-            return;
-        }
-        let end = ending::without_process(EndReason::WorkerLost, "this worker does not hold the attempt");
-        self.say_ended(attempt, end).await;
-    }
-
-    async fn say_ended(&mut self, attempt: u32, end: muster_proto::v1::End) {
-        let ended = AttemptEnded {
-            end: Some(end),
-            spool_end_offset: self.spool_end(),
-            resumable: self.record.began,
-            ..AttemptEnded::default()
-        };
-        self.append(vec![Draft { attempt, cursor: 0, body: Body::AttemptEnded(ended) }]).await;
-    }
-
     fn spool_end(&self) -> u64 {
         self.record.base_offset + self.dir.spool_bytes()
-    }
-
-    async fn on_start(&mut self, start: Box<StartSession>, now: Instant) {
-        if let Some(run) = &self.run {
-            if start.attempt > run.attempt.start.attempt {
-                tracing::warn!(session.id = %self.id, attempt = start.attempt, "newer attempt ordered, ending the older");
-                self.next = Some(start);
-                self.decide(|attempt| attempt.on_stop(now)).await;
-            }
-            return;
-        }
-        if start.attempt <= self.entry.outbox(|outbox| outbox.ended_attempt()) {
-            tracing::debug!(session.id = %self.id, attempt = start.attempt, "start of an attempt that has ended; ignored");
-            return;
-        }
-        self.begin(*start, now).await;
-    }
-
-    async fn begin(&mut self, start: StartSession, now: Instant) {
-        let number = start.attempt;
-        let Some(slot) = self.context.take_slot() else {
-            let text = format!("worker {} has no free slot", self.context.config.name);
-            self.say_ended(number, ending::without_process(EndReason::StartFailed, text)).await;
-            return;
-        };
-        if self.record.handle.is_empty() {
-            // Known so far only from an order that came before its start.
-            self.record = Record::new(&start.handle, start.output_base_offset);
-            let base = start.output_base_offset;
-            self.entry.update(|view| (view.base_offset, view.end_offset) = (base, base));
-        }
-        let (dir, record, order) = (self.dir.clone(), self.record.clone(), start.clone());
-        let written = task::spawn_blocking("write start", move || {
-            dir.write_record(&record).and_then(|()| dir.write_start(&order))
-        });
-        if let Err(error) = written.await.map_err(std::io::Error::other).and_then(|written| written) {
-            let text = format!("worker {} cannot write: {error}", self.context.config.name);
-            self.say_ended(number, ending::without_process(EndReason::StartFailed, text)).await;
-            return;
-        }
-        self.enter(start, self.spool_end(), Some(slot), now);
-        self.perform(vec![Effect::MakeWorkspace]).await;
-    }
-
-    /// Takes an attempt on. `output_start`: where its output begins.
-    fn enter(&mut self, start: StartSession, output_start: u64, slot: Option<Slot>, now: Instant) {
-        let number = start.attempt;
-        let span = info_span!("session.start", session.id = %self.id, attempt = number);
-        muster_runtime::telemetry::set_parent_from_traceparent(&span, &start.traceparent);
-        let left = start.deadline.as_ref().map(muster_proto::time::to_system);
-        let left = left.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
-        let deadline = left.and_then(|left| now.checked_add(left));
-        let attempt =
-            Attempt::new(start, *self.id.as_uuid(), output_start, self.context.config.timing, now, deadline);
-        let last_input = attempt.last_input();
-        self.run = Some(Run {
-            attempt,
-            dir: self.dir.attempt(number),
-            link: None,
-            reader: Reader::new(&self.dir.spool(), self.record.base_offset),
-            position: output_start,
-            span,
-            _slot: slot,
-        });
-        self.entry.update(|view| {
-            view.attempt = number;
-            view.running = true;
-            view.last_input = last_input;
-        });
-    }
-
-    /// Goes on with an attempt found on disk.
-    async fn resume(&mut self, start: StartSession) {
-        let now = Instant::now();
-        let dir = self.dir.attempt(start.attempt);
-        let launch = dir.read_launch().ok();
-        let output_start = launch.map_or_else(|| self.spool_end(), |launch| launch.output_start);
-        // Restored sessions run already: they are counted, over the limit if need be.
-        let slot = Some(self.context.force_slot());
-        self.enter(start, output_start, slot, now);
-        self.find_shim();
-    }
-
-    fn find_shim(&mut self) {
-        let Some(run) = &self.run else { return };
-        let (dir, session) = (run.dir.clone(), self.id.to_string());
-        self.work(run.attempt.start.attempt, "find shim", run.span.clone(), async move {
-            Op::Located(locate(&dir, &session).await)
-        });
     }
 
     fn work(
@@ -442,128 +321,6 @@ impl Session {
         }
     }
 
-    async fn decide(&mut self, decide: impl FnOnce(&mut Attempt) -> Vec<Effect>) {
-        let Some(run) = self.run.as_mut() else { return };
-        let effects = decide(&mut run.attempt);
-        self.perform(effects).await;
-    }
-
-    /// Events first and durable, then the rest in order.
-    async fn perform(&mut self, effects: Vec<Effect>) {
-        let Some(run) = &self.run else { return };
-        let number = run.attempt.start.attempt;
-        let (mut drafts, mut others) = (Vec::new(), Vec::new());
-        for effect in effects {
-            match effect {
-                Effect::Emit(cursor, mut body) => {
-                    if let Body::AttemptEnded(ended) = &mut body {
-                        ended.spool_end_offset = self.spool_end();
-                        ended.resumable = self.record.began;
-                    }
-                    drafts.push(Draft { attempt: number, cursor, body });
-                }
-                other => others.push(other),
-            }
-        }
-        if !drafts.is_empty() {
-            let last_input = run.attempt.last_input();
-            self.entry.update(|view| view.last_input = last_input);
-            self.append(drafts).await;
-        }
-        for effect in others {
-            self.act(effect).await;
-        }
-    }
-
-    async fn act(&mut self, effect: Effect) {
-        match effect {
-            Effect::Emit(..) => {}
-            Effect::Activity(text) => self.tell_activity(text),
-            Effect::MakeWorkspace => self.make_workspace(),
-            Effect::Launch => self.launch(),
-            Effect::Order(order) => self.order(order).await,
-            Effect::KillShim => self.kill_shim(),
-            Effect::Over => {
-                self.run = None; // frees the slot
-                let end = self.spool_end();
-                self.entry.update(|view| {
-                    view.running = false;
-                    view.end_offset = view.end_offset.max(end);
-                });
-                if let Some(next) = self.next.take() {
-                    // Boxed: on_start leads back here.
-                    Box::pin(self.on_start(next, Instant::now())).await;
-                }
-            }
-        }
-    }
-
-    async fn order(&mut self, order: ToShim) {
-        // Without a link the order is lost; it is given again when the shim is found.
-        if let Some(link) = self.run.as_ref().and_then(|run| run.link.as_ref()) {
-            link.order(order).await;
-        }
-    }
-
-    fn kill_shim(&self) {
-        let Some(run) = &self.run else { return };
-        tracing::error!(session.id = %self.id, "shim does not end its session, killing the shim");
-        launching::kill_shim(&run.dir);
-    }
-
-    fn make_workspace(&mut self) {
-        let Some(run) = &self.run else { return };
-        let span = info_span!(parent: &run.span, "workspace.create", session.id = %self.id);
-        let attempt = run.attempt.start.attempt;
-        let (context, start) = (Arc::clone(&self.context), run.attempt.start.clone());
-        let (session_dir, place) = (self.dir.clone(), self.record.place.clone());
-        self.work(attempt, "make workspace", span, async move {
-            Op::Workspace(launching::workspace(&context, &start, &session_dir, place.as_ref()).await)
-        });
-    }
-
-    fn launch(&mut self) {
-        let Some(run) = &self.run else { return };
-        let span = info_span!(parent: &run.span, "claude.run", session.id = %self.id);
-        let (attempt, dir) = (run.attempt.start.attempt, run.dir.clone());
-        let traceparent = span.in_scope(muster_runtime::telemetry::traceparent);
-        let launch = launching::order(
-            &self.context,
-            &run.attempt.start,
-            &launching::Facts {
-                session: self.id,
-                place: self.record.place.as_ref(),
-                began: self.record.began,
-                spool: self.dir.spool(),
-                base_offset: self.record.base_offset,
-                output_start: self.spool_end(),
-                traceparent: &traceparent,
-            },
-        );
-        let context = Arc::clone(&self.context);
-        self.work(attempt, "launch", span, async move {
-            Op::Launched(launching::launch(&context, &dir, launch).await)
-        });
-    }
-
-    fn tell_activity(&mut self, text: String) {
-        let Some(run) = &self.run else { return };
-        let body = Activity { text, permission_mode: run.attempt.fold.permission_mode().to_owned() };
-        let event = SessionEvent {
-            session_id: self.id.to_string(),
-            attempt: run.attempt.start.attempt,
-            event_seq: 0,
-            at: Some(muster_proto::time::now()),
-            body: Some(Body::Activity(body)),
-        };
-        if self.last_activity.elapsed() >= ACTIVITY_EVERY {
-            self.last_activity = Instant::now();
-            self.entry.update(|view| view.activity = Some(event));
-        } else {
-            self.entry.keep_activity(event);
-        }
-    }
-
     fn release(&mut self, workspace: Workspace) {
         if self.run.is_some() {
             tracing::warn!(session.id = %self.id, "release ordered while an attempt runs; ignored");
@@ -595,36 +352,5 @@ impl Session {
         self.append(vec![Draft { attempt, cursor: 0, body }]).await;
         let released = self.record.released;
         self.entry.update(|view| view.released = released);
-    }
-
-    /// Until the disk takes it: what is not durable must not be told, and what is not told would be lost.
-    async fn append(&mut self, drafts: Vec<Draft>) {
-        loop {
-            let (entry, batch) = (Arc::clone(&self.entry), drafts.clone());
-            match task::spawn_blocking("append events", move || entry.append(batch)).await {
-                Ok(Ok(())) => return,
-                Ok(Err(error)) => {
-                    tracing::warn!(session.id = %self.id, error = %error, "disk takes no events, trying again");
-                }
-                Err(error) => {
-                    tracing::error!(session.id = %self.id, error = %error, "events are lost");
-                    return;
-                }
-            }
-            tokio::time::sleep(DISK_RETRY).await;
-        }
-    }
-
-    async fn write_record(&mut self) {
-        loop {
-            let (dir, record) = (self.dir.clone(), self.record.clone());
-            match task::spawn_blocking("write record", move || dir.write_record(&record)).await {
-                Ok(Ok(())) | Err(_) => return,
-                Ok(Err(error)) => {
-                    tracing::warn!(session.id = %self.id, error = %error, "disk takes no record, trying again");
-                }
-            }
-            tokio::time::sleep(DISK_RETRY).await;
-        }
     }
 }

@@ -38,14 +38,21 @@ pub struct Fold {
     tells_state: bool,
     spoke: bool,
     began: bool,
+    /// What claude said at the end of the attempt before.
+    earlier: Usage,
+    /// What of claude's sums belongs to earlier attempts; known from the first result on.
+    baseline: Option<Usage>,
+    /// claude's sums as it says them.
+    raw: Usage,
     usage: Usage,
     last_result: Option<TurnResult>,
 }
 
 impl Fold {
-    /// For a process whose first byte has this offset in the session's output.
+    /// For a process whose first byte has this offset in the session's output. `earlier`: [`Self::raw_usage`] of the
+    /// process before it in the same conversation.
     #[must_use]
-    pub fn new(offset: u64) -> Self {
+    pub fn new(offset: u64, earlier: Usage) -> Self {
         Self {
             lines: Lines::new(offset),
             open: BTreeMap::new(),
@@ -58,6 +65,9 @@ impl Fold {
             tells_state: false,
             spoke: false,
             began: false,
+            earlier,
+            baseline: None,
+            raw: Usage::default(),
             usage: Usage::default(),
             last_result: None,
         }
@@ -103,6 +113,12 @@ impl Fold {
     #[must_use]
     pub const fn usage(&self) -> &Usage {
         &self.usage
+    }
+
+    /// claude's own sums, for the next process of this conversation.
+    #[must_use]
+    pub const fn raw_usage(&self) -> &Usage {
+        &self.raw
     }
 
     /// The last result, if there was one.
@@ -246,7 +262,11 @@ impl Fold {
     }
 
     fn on_result(&mut self, result: &ResultLine, events: &mut Vec<AgentEvent>) {
-        self.usage = result.usage(self.usage.turns + 1);
+        self.raw = result.usage(self.usage.turns + 1);
+        if self.baseline.is_none() && result.usage.input_tokens + result.usage.output_tokens > 0 {
+            self.baseline = Some(baseline(&self.raw, &self.earlier, result));
+        }
+        self.usage = less(&self.raw, &self.baseline.unwrap_or_default());
         let turn = TurnResult {
             usage: self.usage,
             is_error: result.is_error,
@@ -281,6 +301,28 @@ impl Fold {
     fn close(&mut self, request_id: &str) -> Option<AgentEvent> {
         let open = self.open.remove(request_id)?;
         Some(AgentEvent::AttentionCleared { attention_id: open.attention_id })
+    }
+}
+
+/// 2.1.197 counts from 0 after a resume, 2.1.330 goes on from where the conversation was. Told apart by the first result:
+/// only sums that go on hold the earlier ones and this turn together.
+fn baseline(raw: &Usage, earlier: &Usage, result: &ResultLine) -> Usage {
+    let goes_on = raw.input_tokens >= earlier.input_tokens + result.usage.input_tokens
+        && raw.output_tokens >= earlier.output_tokens + result.usage.output_tokens
+        && raw.cache_read_tokens >= earlier.cache_read_tokens
+        && raw.cache_creation_tokens >= earlier.cache_creation_tokens
+        && raw.cost_usd >= earlier.cost_usd;
+    if goes_on { *earlier } else { Usage::default() }
+}
+
+fn less(raw: &Usage, baseline: &Usage) -> Usage {
+    Usage {
+        turns: raw.turns,
+        input_tokens: raw.input_tokens.saturating_sub(baseline.input_tokens),
+        output_tokens: raw.output_tokens.saturating_sub(baseline.output_tokens),
+        cache_read_tokens: raw.cache_read_tokens.saturating_sub(baseline.cache_read_tokens),
+        cache_creation_tokens: raw.cache_creation_tokens.saturating_sub(baseline.cache_creation_tokens),
+        cost_usd: (raw.cost_usd - baseline.cost_usd).max(0.0),
     }
 }
 

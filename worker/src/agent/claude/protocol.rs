@@ -126,9 +126,11 @@ pub struct ResultLine {
     pub result: Option<String>,
     /// Failures of the kinds without `result`.
     pub errors: Vec<Value>,
-    /// Of this process so far.
+    /// Of this turn alone.
+    pub usage: TurnUsage,
+    /// Of this process so far, or of the whole conversation when claude was resumed (newer versions).
     pub total_cost_usd: f64,
-    /// Of this process so far, by model.
+    /// As `total_cost_usd`, by model.
     #[serde(rename = "modelUsage")]
     pub model_usage: BTreeMap<String, ModelUsage>,
 }
@@ -141,6 +143,16 @@ pub struct ModelUsage {
     output_tokens: u64,
     cache_read_input_tokens: u64,
     cache_creation_input_tokens: u64,
+}
+
+/// Tokens of one turn.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct TurnUsage {
+    /// Fresh ones in.
+    pub input_tokens: u64,
+    /// Out.
+    pub output_tokens: u64,
 }
 
 impl ResultLine {

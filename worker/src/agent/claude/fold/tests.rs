@@ -12,7 +12,7 @@ macro_rules! golden {
 const BASE: u64 = 5000;
 
 fn fold(bytes: &[u8]) -> (Fold, Vec<Located>) {
-    let mut fold = Fold::new(BASE);
+    let mut fold = Fold::new(BASE, Usage::default());
     let events = fold.push(bytes);
     (fold, events)
 }
@@ -190,6 +190,30 @@ fn an_unknown_request_is_declined_so_that_claude_does_not_wait_for_ever() {
     );
 }
 
+#[test]
+fn sums_that_go_on_after_a_resume_are_told_from_sums_that_begin_again() {
+    let result = |input: u64, cost: f64| {
+        format!(
+            r#"{{"type":"result","is_error":false,"result":"x","total_cost_usd":{cost},
+            "usage":{{"input_tokens":10,"output_tokens":5}},
+            "modelUsage":{{"m":{{"inputTokens":{input},"outputTokens":{}}}}}}}"#,
+            input / 2
+        )
+        .replace('\n', "")
+            + "\n"
+    };
+    let earlier = Usage { turns: 1, input_tokens: 10, output_tokens: 5, cost_usd: 0.25, ..Usage::default() };
+    for (first, second) in [(result(20, 0.5), result(30, 0.75)), (result(10, 0.25), result(20, 0.5))] {
+        let mut fold = Fold::new(0, earlier);
+        fold.push(first.as_bytes());
+        assert_eq!((fold.usage().turns, fold.usage().input_tokens, fold.usage().output_tokens), (1, 10, 5));
+        assert!((fold.usage().cost_usd - 0.25).abs() < 1e-9);
+        fold.push(second.as_bytes());
+        assert_eq!((fold.usage().turns, fold.usage().input_tokens), (2, 20));
+        assert!((fold.usage().cost_usd - 0.5).abs() < 1e-9);
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
     #[test]
@@ -199,7 +223,7 @@ proptest! {
         let mut cuts: Vec<usize> = cuts.into_iter().map(|cut| cut.min(bytes.len())).collect();
         cuts.extend([0, bytes.len()]);
         cuts.sort_unstable();
-        let mut fold = Fold::new(BASE);
+        let mut fold = Fold::new(BASE, Usage::default());
         let parts: Vec<Located> = cuts.windows(2).flat_map(|cut| fold.push(&bytes[cut[0]..cut[1]])).collect();
         prop_assert_eq!(parts, whole);
     }

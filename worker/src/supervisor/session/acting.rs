@@ -1,0 +1,177 @@
+//! Performing what an attempt decided: events made durable first, then orders, launches, the rest.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use muster_proto::v1::{Activity, SessionEvent, session_event::Body};
+use muster_runtime::task;
+use tracing::info_span;
+
+use super::{Attempt, Draft, Effect, Op, Session, launching};
+use crate::shim::protocol::ToShim;
+
+/// Activity is told at most this often.
+const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
+/// Between tries to write when the disk takes nothing.
+const DISK_RETRY: Duration = Duration::from_secs(1);
+
+impl Session {
+    pub(super) async fn decide(&mut self, decide: impl FnOnce(&mut Attempt) -> Vec<Effect>) {
+        let Some(run) = self.run.as_mut() else { return };
+        let effects = decide(&mut run.attempt);
+        self.perform(effects).await;
+    }
+
+    /// Events first and durable, then the rest in order.
+    pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
+        let Some(run) = &self.run else { return };
+        let number = run.attempt.start.attempt;
+        let (mut drafts, mut others) = (Vec::new(), Vec::new());
+        for effect in effects {
+            match effect {
+                Effect::Emit(cursor, mut body) => {
+                    if let Body::AttemptEnded(ended) = &mut body {
+                        ended.spool_end_offset = self.spool_end();
+                        ended.resumable = self.record.began;
+                    }
+                    drafts.push(Draft { attempt: number, cursor, body });
+                }
+                other => others.push(other),
+            }
+        }
+        if !drafts.is_empty() {
+            let last_input = run.attempt.last_input();
+            self.entry.update(|view| view.last_input = last_input);
+            self.append(drafts).await;
+        }
+        for effect in others {
+            self.act(effect).await;
+        }
+    }
+
+    pub(super) async fn act(&mut self, effect: Effect) {
+        match effect {
+            Effect::Emit(..) => {}
+            Effect::Activity(text) => self.tell_activity(text),
+            Effect::MakeWorkspace => self.make_workspace(),
+            Effect::Launch => self.launch(),
+            Effect::Order(order) => self.order(order).await,
+            Effect::KillShim => self.kill_shim(),
+            Effect::Over => {
+                if let Some(run) = self.run.take() {
+                    self.record.note_usage(run.attempt.fold.raw_usage());
+                    drop(run); // frees the slot
+                }
+                self.write_record().await;
+                let end = self.spool_end();
+                self.entry.update(|view| {
+                    view.running = false;
+                    view.end_offset = view.end_offset.max(end);
+                });
+                if let Some(next) = self.next.take() {
+                    // Boxed: on_start leads back here.
+                    Box::pin(self.on_start(next, Instant::now())).await;
+                }
+            }
+        }
+    }
+
+    pub(super) async fn order(&mut self, order: ToShim) {
+        // Without a link the order is lost; it is given again when the shim is found.
+        if let Some(link) = self.run.as_ref().and_then(|run| run.link.as_ref()) {
+            link.order(order).await;
+        }
+    }
+
+    pub(super) fn kill_shim(&self) {
+        let Some(run) = &self.run else { return };
+        tracing::error!(session.id = %self.id, "shim does not end its session, killing the shim");
+        launching::kill_shim(&run.dir);
+    }
+
+    pub(super) fn make_workspace(&mut self) {
+        let Some(run) = &self.run else { return };
+        let span = info_span!(parent: &run.span, "workspace.create", session.id = %self.id);
+        let attempt = run.attempt.start.attempt;
+        let (context, start) = (Arc::clone(&self.context), run.attempt.start.clone());
+        let (session_dir, place) = (self.dir.clone(), self.record.place.clone());
+        self.work(attempt, "make workspace", span, async move {
+            Op::Workspace(launching::workspace(&context, &start, &session_dir, place.as_ref()).await)
+        });
+    }
+
+    pub(super) fn launch(&mut self) {
+        let Some(run) = &self.run else { return };
+        let span = info_span!(parent: &run.span, "claude.run", session.id = %self.id);
+        let (attempt, dir) = (run.attempt.start.attempt, run.dir.clone());
+        let traceparent = span.in_scope(muster_runtime::telemetry::traceparent);
+        let launch = launching::order(
+            &self.context,
+            &run.attempt.start,
+            &launching::Facts {
+                session: self.id,
+                place: self.record.place.as_ref(),
+                began: self.record.began,
+                spool: self.dir.spool(),
+                base_offset: self.record.base_offset,
+                output_start: self.spool_end(),
+                traceparent: &traceparent,
+            },
+        );
+        let context = Arc::clone(&self.context);
+        self.work(attempt, "launch", span, async move {
+            Op::Launched(launching::launch(&context, &dir, launch).await)
+        });
+    }
+
+    pub(super) fn tell_activity(&mut self, text: String) {
+        let Some(run) = &self.run else { return };
+        let body = Activity { text, permission_mode: run.attempt.fold.permission_mode().to_owned() };
+        let event = SessionEvent {
+            session_id: self.id.to_string(),
+            attempt: run.attempt.start.attempt,
+            event_seq: 0,
+            at: Some(muster_proto::time::now()),
+            body: Some(Body::Activity(body)),
+        };
+        if self.last_activity.elapsed() >= ACTIVITY_EVERY {
+            self.last_activity = Instant::now();
+            self.entry.update(|view| view.activity = Some(event));
+        } else {
+            self.entry.keep_activity(event);
+        }
+    }
+
+    /// Until the disk takes it: what is not durable must not be told, and what is not told would be lost.
+    pub(super) async fn append(&mut self, drafts: Vec<Draft>) {
+        loop {
+            let (entry, batch) = (Arc::clone(&self.entry), drafts.clone());
+            match task::spawn_blocking("append events", move || entry.append(batch)).await {
+                Ok(Ok(())) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(session.id = %self.id, error = %error, "disk takes no events, trying again");
+                }
+                Err(error) => {
+                    tracing::error!(session.id = %self.id, error = %error, "events are lost");
+                    return;
+                }
+            }
+            tokio::time::sleep(DISK_RETRY).await;
+        }
+    }
+
+    pub(super) async fn write_record(&mut self) {
+        loop {
+            let (dir, record) = (self.dir.clone(), self.record.clone());
+            match task::spawn_blocking("write record", move || dir.write_record(&record)).await {
+                Ok(Ok(())) | Err(_) => return,
+                Ok(Err(error)) => {
+                    tracing::warn!(session.id = %self.id, error = %error, "disk takes no record, trying again");
+                }
+            }
+            tokio::time::sleep(DISK_RETRY).await;
+        }
+    }
+}
