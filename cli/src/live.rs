@@ -52,12 +52,15 @@ pub async fn watch(
     loop {
         tokio::select! {
             Some(update) = updates.next() => {
-                board.apply(update?, &matches)?;
+                let told = board.apply(update?, &matches);
+                if !told.is_empty() {
+                    output.write(told).await?;
+                }
                 stale = true;
             }
             now = frames.tick(), if output.terminal && !output.json => {
                 if stale || now.duration_since(shown_at) >= MAX_FRAME {
-                    board.draw()?;
+                    output.write(board.draw()).await?;
                     (stale, shown_at) = (false, now);
                 }
             }
@@ -66,14 +69,16 @@ pub async fn watch(
 }
 
 impl Board {
-    fn apply(&mut self, update: Update, matches: &impl Fn(&Session) -> bool) -> Result<(), Failure> {
+    /// Takes a change in; gives what is to be printed of it.
+    fn apply(&mut self, update: Update, matches: &impl Fn(&Session) -> bool) -> String {
+        let mut told = String::new();
         if update.whole {
             self.sessions.clear();
         }
         for session in update.sessions {
             let shown = matches(&session) && !session.archived;
             if shown || self.sessions.contains_key(&session.session_id) {
-                self.tell(&session)?;
+                told.push_str(&self.tell(&session));
             }
             if shown {
                 self.sessions.insert(session.session_id.clone(), session);
@@ -81,16 +86,16 @@ impl Board {
                 self.sessions.remove(&session.session_id);
             }
         }
-        Ok(())
+        told
     }
 
     /// A line or a document for a change; nothing on a terminal, where the table tells it.
-    fn tell(&mut self, session: &Session) -> Result<(), Failure> {
+    fn tell(&mut self, session: &Session) -> String {
         if self.output.json {
-            return self.output.record(&json::session(session));
+            return format!("{}\n", json::session(session));
         }
         if self.output.terminal {
-            return Ok(());
+            return String::new();
         }
         let mut line = format!("{}\t{}", session.handle, show::status(session.status()));
         if session.archived {
@@ -102,18 +107,17 @@ impl Board {
             line.push_str(&format!("\t{headline}"));
         }
         if self.told.insert(session.session_id.clone(), line.clone()).as_ref() == Some(&line) {
-            return Ok(());
+            return String::new();
         }
-        self.output.line(&format!("{}\t{line}", show::moment(Some(&muster_proto::time::now()))))
+        format!("{}\t{line}\n", show::moment(Some(&muster_proto::time::now())))
     }
 
-    /// Draws over the last picture.
-    fn draw(&mut self) -> Result<(), Failure> {
+    /// A picture that goes over the last one.
+    fn draw(&mut self) -> String {
         let picture = self.picture(Output::size());
         let back = if self.drawn == 0 { String::new() } else { format!("\u{1b}[{}F", self.drawn) };
-        self.output.bytes(format!("{back}\u{1b}[J{picture}").as_bytes())?;
         self.drawn = picture.lines().count();
-        Ok(())
+        format!("{back}\u{1b}[J{picture}")
     }
 
     /// A heading with counts, then the sessions that fit: those that need somebody first, then the newest.
@@ -162,7 +166,7 @@ mod tests {
         let mut sessions: Vec<Session> =
             (0..100).map(|number| session(number, SessionStatus::Working)).collect();
         sessions[7].set_status(SessionStatus::NeedsAttention);
-        board.apply(Update { whole: true, sessions }, &|_| true).expect("applied");
+        board.apply(Update { whole: true, sessions }, &|_| true);
         let picture = board.picture((100, 30));
         assert!(picture.lines().count() < 30, "{picture}");
         assert!(picture.lines().nth(2).is_some_and(|line| line.contains("work-000007")), "{picture}");
@@ -174,11 +178,11 @@ mod tests {
     fn what_is_archived_or_gone_leaves_the_picture() {
         let mut board = board();
         let sessions = vec![session(1, SessionStatus::Completed), session(2, SessionStatus::Working)];
-        board.apply(Update { whole: true, sessions }, &|_| true).expect("applied");
+        board.apply(Update { whole: true, sessions }, &|_| true);
         let archived = Session { archived: true, ..session(1, SessionStatus::Completed) };
-        board.apply(Update { whole: false, sessions: vec![archived] }, &|_| true).expect("applied");
+        board.apply(Update { whole: false, sessions: vec![archived] }, &|_| true);
         assert_eq!(board.sessions.keys().collect::<Vec<_>>(), ["0002"]);
-        board.apply(Update { whole: true, sessions: Vec::new() }, &|_| true).expect("applied");
+        board.apply(Update { whole: true, sessions: Vec::new() }, &|_| true);
         assert!(board.picture((80, 24)).starts_with("no sessions"));
     }
 }

@@ -8,6 +8,7 @@
 use std::io::{self, IsTerminal as _, Write as _};
 
 use comfy_table::{Attribute, Cell as TableCell, Color, ColumnConstraint, ContentArrangement, presets};
+use muster_runtime::task;
 use serde_json::Value;
 
 use crate::{
@@ -209,6 +210,14 @@ impl Output {
     pub fn bytes(self, bytes: &[u8]) -> Result<(), Failure> {
         let mut stdout = io::stdout().lock();
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| lost(&error))
+    }
+
+    /// The same beside the runtime: a terminal that is held (Ctrl-S, a stalled connection) takes nothing for as long as
+    /// it likes, and its reader must still be able to leave.
+    pub async fn write(self, text: String) -> Result<(), Failure> {
+        task::spawn_blocking("stdout", move || self.bytes(text.as_bytes()))
+            .await
+            .unwrap_or_else(|error| Err(Failure::new(Exit::Failed, "stdout is lost").caused_by(&error)))
     }
 
     /// One JSON document: indented on a terminal, else on one line.

@@ -48,6 +48,8 @@ const PORTS_TRIED: u16 = 50;
 /// How long the worker may take to join its own controller before `up` says that something is wrong.
 const JOIN_TIMEOUT: Duration = Duration::from_secs(15);
 const JOIN_POLL: Duration = Duration::from_millis(20);
+/// How long a terminal may take to show the last line.
+const FAREWELL_TIMEOUT: Duration = Duration::from_millis(500);
 /// How long the parts may take to leave: what matters is on disk before it is acknowledged.
 const LEAVE_TIMEOUT: Duration = Duration::from_secs(10);
 
@@ -291,15 +293,14 @@ impl Farm {
         if let Err(error) = self.address.write(&plan.root) {
             tracing::warn!(error = %error, "the address file cannot be written; verbs need --controller");
         }
-        let told = if output.json {
-            output.record(&json!({
-                "controller": self.address.controller, "mcp": self.address.mcp, "pid": self.address.pid,
-            }))
+        let Address { controller, mcp, pid } = &self.address;
+        let banner = if output.json {
+            format!("{}\n", json!({ "controller": controller, "mcp": mcp, "pid": pid }))
         } else {
-            output.bytes(self.banner(plan, claude_version.as_deref(), log).as_bytes())
+            self.banner(plan, claude_version.as_deref(), log)
         };
         let view = async {
-            told?;
+            output.write(banner).await?;
             live::watch(client, output, |_| true).await
         };
         let mut controller = pin!(self.controller.finished());
@@ -314,9 +315,9 @@ impl Farm {
             shown = view => shown,
         };
         if !output.json && result.is_ok() {
-            // Whoever read this may be gone; that changes nothing about leaving.
-            let _ =
-                output.line("leaving: sessions go on by themselves, the next `muster up` finds them again");
+            // Whoever reads this may be gone or held; that changes nothing about leaving.
+            let farewell = "leaving: sessions go on by themselves, the next `muster up` finds them again\n";
+            let _ = tokio::time::timeout(FAREWELL_TIMEOUT, output.write(farewell.to_owned())).await;
         }
         shutdown.request();
         let leave = async {

@@ -7,7 +7,10 @@ use std::{
     sync::{Arc, Mutex},
 };
 
-use nix::sys::signal::Signal;
+use nix::{
+    fcntl::{FcntlArg, FdFlag},
+    sys::signal::Signal,
+};
 use serde_json::Value;
 
 use crate::process::{CLAUDE, Role, User, eventually};
@@ -131,6 +134,10 @@ fn on_a_terminal_it_draws_a_table_and_keeps_the_log_off_it() {
     user.install("claude", CLAUDE);
     let size = nix::pty::Winsize { ws_row: 30, ws_col: 90, ws_xpixel: 0, ws_ypixel: 0 };
     let pty = nix::pty::openpty(Some(&size), None).expect("a terminal");
+    for end in [&pty.master, &pty.slave] {
+        // Or the farm would hold its own terminal open.
+        nix::fcntl::fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("set");
+    }
     let end = || Stdio::from(pty.slave.try_clone().expect("an end"));
     let mut command = user.command(&UP);
     command.env("TERM", "xterm").stdout(end()).stderr(end());
@@ -164,4 +171,26 @@ fn on_a_terminal_it_draws_a_table_and_keeps_the_log_off_it() {
     assert!(!text.contains("INFO"), "the log is in its file: {text}");
     let log = std::fs::read_to_string(user.path("state").join("muster/up.log")).expect("a log");
     assert!(log.contains("INFO"), "{log}");
+}
+
+#[test]
+fn a_terminal_that_takes_nothing_does_not_keep_it() {
+    let user = User::new();
+    user.install("claude", CLAUDE);
+    let pty = nix::pty::openpty(None, None).expect("a terminal");
+    for end in [&pty.master, &pty.slave] {
+        nix::fcntl::fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("set");
+    }
+    // As Ctrl-S does.
+    nix::sys::termios::tcflow(&pty.slave, nix::sys::termios::FlowArg::TCOOFF).expect("held");
+    let mut command = user.command(&UP);
+    command.stdout(Stdio::from(pty.slave)).stderr(Stdio::null());
+    let role = Role::new(command.spawn().expect("starts"), user.path("none"));
+    eventually("the farm stands", || {
+        let workers = user.run(&["workers"]);
+        (workers.code == 0 && workers.stdout.contains("connected")).then_some(())
+    });
+    role.signal(Signal::SIGINT);
+    assert_eq!(role.wait(), 0);
+    drop(pty.master);
 }
