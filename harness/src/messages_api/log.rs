@@ -39,8 +39,7 @@ impl RequestRecord {
     /// Every user text of the request, oldest first: prompts, reminders, not tool results.
     #[must_use]
     pub fn user_texts(&self) -> Vec<String> {
-        let conversation = crate::scenario::Conversation::read(&self.body);
-        conversation.user_texts.into_iter().map(|(_, text)| text).collect()
+        crate::scenario::Conversation::read(&self.body).user_texts
     }
 
     /// Text of the tool results, oldest first.

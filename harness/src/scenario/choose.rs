@@ -1,6 +1,9 @@
 //! Which turn answers a request. Pure but for the counters it is handed.
 
-use std::collections::HashMap;
+use std::{
+    collections::HashMap,
+    hash::{DefaultHasher, Hash as _, Hasher as _},
+};
 
 use serde_json::Value;
 
@@ -18,8 +21,8 @@ pub struct ToolResult {
 /// The parts of a request's `messages` that decide the answer.
 #[derive(Debug, Clone, Default)]
 pub struct Conversation {
-    /// User texts (not tool results) with the index of their message, oldest first.
-    pub user_texts: Vec<(usize, String)>,
+    /// User texts (not tool results), oldest first.
+    pub user_texts: Vec<String>,
     /// All tool results, oldest first.
     pub tool_results: Vec<ToolResult>,
     /// Where claude told the model to write its plan, in plan mode.
@@ -37,8 +40,16 @@ pub struct Chosen {
     pub index: Option<usize>,
 }
 
-/// How many requests each list has answered: by session, and the message its mark stands in.
-pub(crate) type Counters = HashMap<(String, Option<usize>), usize>;
+/// How many requests each list has answered: by session, and the text its mark stands in. Not by the text's
+/// position: claude merges messages when a turn has failed between them.
+pub(crate) type Counters = HashMap<(String, Option<MarkedText>), usize>;
+
+/// A text that carries a mark, and how many equal ones came before it.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub(crate) struct MarkedText {
+    digest: u64,
+    earlier: usize,
+}
 
 impl Conversation {
     /// Reads the `messages` of a Messages API request; what has another shape is passed over.
@@ -46,21 +57,20 @@ impl Conversation {
     pub fn read(body: &Value) -> Self {
         let mut conversation = Self { plan_file: plan_file(&body["messages"]), ..Self::default() };
         let messages = body["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
-        for (index, message) in messages.iter().enumerate().filter(|(_, message)| message["role"] == "user") {
+        for message in messages.iter().filter(|message| message["role"] == "user") {
             match &message["content"] {
-                Value::String(text) => conversation.user_texts.push((index, text.clone())),
-                Value::Array(blocks) => blocks.iter().for_each(|block| conversation.read_block(index, block)),
+                Value::String(text) => conversation.user_texts.push(text.clone()),
+                Value::Array(blocks) => blocks.iter().for_each(|block| conversation.read_block(block)),
                 _ => {}
             }
         }
         conversation
     }
 
-    fn read_block(&mut self, index: usize, block: &Value) {
+    fn read_block(&mut self, block: &Value) {
         match block["type"].as_str() {
             Some("text") => {
-                let text = block["text"].as_str().unwrap_or_default();
-                self.user_texts.push((index, text.to_owned()));
+                self.user_texts.push(block["text"].as_str().unwrap_or_default().to_owned());
             }
             Some("tool_result") => self.tool_results.push(ToolResult {
                 tool_use_id: block["tool_use_id"].as_str().unwrap_or_default().to_owned(),
@@ -87,8 +97,8 @@ impl Scenario {
         session: &str,
         conversation: &Conversation,
     ) -> Result<Chosen, String> {
-        let (marker, message, turns) = self.list_for(conversation)?;
-        let counter = counters.entry((session.to_owned(), message)).or_insert(0);
+        let (marker, text, turns) = self.list_for(conversation)?;
+        let counter = counters.entry((session.to_owned(), text)).or_insert(0);
         let answers = |turn: &Turn| turn.act.is_none() && applies(turn, conversation);
         let (index, turn) = match turn_from(&turns, *counter, answers) {
             Some((index, turn)) => (index, turn.clone()),
@@ -99,15 +109,23 @@ impl Scenario {
         Ok(Chosen { turn, marker, index: Some(index) })
     }
 
-    /// The list that counts: that of the newest mark, with the message it stands in.
-    fn list_for(&self, conversation: &Conversation) -> Result<(String, Option<usize>, Vec<Turn>), String> {
-        for (message, text) in conversation.user_texts.iter().rev() {
-            if let Some(script) = inline_script(text) {
-                return Ok(("script".to_owned(), Some(*message), script?));
-            }
-            if let Some((name, turns)) = self.marked(text) {
-                return Ok((name.to_owned(), Some(*message), turns.to_vec()));
-            }
+    /// The list that counts: that of the newest mark, with the text it stands in.
+    fn list_for(
+        &self,
+        conversation: &Conversation,
+    ) -> Result<(String, Option<MarkedText>, Vec<Turn>), String> {
+        let texts = &conversation.user_texts;
+        for (index, text) in texts.iter().enumerate().rev() {
+            let found = match (inline_script(text), self.marked(text)) {
+                (Some(script), _) => ("script".to_owned(), script?),
+                (None, Some((name, turns))) => (name.to_owned(), turns.to_vec()),
+                (None, None) => continue,
+            };
+            let mut hasher = DefaultHasher::new();
+            text.hash(&mut hasher);
+            let earlier = texts[..index].iter().filter(|earlier| *earlier == text).count();
+            let text = MarkedText { digest: hasher.finish(), earlier };
+            return Ok((found.0, Some(text), found.1));
         }
         Ok((String::new(), None, self.turns.clone()))
     }
@@ -228,6 +246,9 @@ mod tests {
         assert_eq!(say(json!([first])), "done");
         let again = json!({ "role": "user", "content": [{ "type": "text", "text": "[[a]] again" }] });
         assert_eq!(say(json!([first, { "role": "assistant", "content": "x" }, again])), "a1");
+        // The same words once more, in one message with the first: claude does so after a failed turn.
+        let twice = json!([{ "type": "text", "text": "do [[a]]" }, { "type": "text", "text": "do [[a]]" }]);
+        assert_eq!(say(json!([{ "role": "user", "content": twice }])), "a1");
     }
 
     #[test]

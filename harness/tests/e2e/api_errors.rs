@@ -63,7 +63,8 @@ async fn fails(farm: &Farm, turn: Turn, status: Option<u64>) {
 }
 
 async fn refuses(farm: &Farm) {
-    let turn = Turn { stop_reason: Some("refusal".to_owned()), ..Turn::text("no") };
+    // For ever: newer releases ask another model after the first refusal.
+    let turn = Turn { stop_reason: Some("refusal".to_owned()), repeat: -1, ..Turn::text("no") };
     let session = farm.spawn("refusal", &[turn], json!({ "project": PROJECT })).await;
     explained(&farm.ended(&session, "failed").await);
 }
