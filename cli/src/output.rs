@@ -212,8 +212,8 @@ impl Output {
         stdout.write_all(bytes).and_then(|()| stdout.flush()).map_err(|error| lost(&error))
     }
 
-    /// The same beside the runtime: a terminal that is held (Ctrl-S, a stalled connection) takes nothing for as long as
-    /// it likes, and its reader must still be able to leave.
+    /// The same beside the runtime: a terminal that is held (Ctrl-S, a stalled connection) takes nothing for as
+    /// long as it likes, and its reader must still be able to leave.
     pub async fn write(self, text: String) -> Result<(), Failure> {
         task::spawn_blocking("stdout", move || self.bytes(text.as_bytes()))
             .await

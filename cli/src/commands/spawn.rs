@@ -34,7 +34,7 @@ pub struct Options {
     /// Model, as claude knows it
     #[arg(short, long, default_value = "", hide_default_value = true)]
     model: String,
-    /// Name of the session's branch [default: muster/<handle>]
+    /// Name of the session's branch [default: muster/HANDLE]
     #[arg(long, default_value = "", hide_default_value = true, value_name = "NAME")]
     branch_name: String,
     /// What the branch starts from [default: HEAD of the project]

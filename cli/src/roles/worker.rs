@@ -31,7 +31,7 @@ pub struct Options {
     /// Name of this worker, the same at every start [default: the host's name]
     #[arg(long, env = "MUSTER_NAME", hide_env_values = true)]
     name: Option<WorkerId>,
-    /// Folder for the sessions that run here [default: ~/.local/state/muster/worker-<name>]
+    /// Folder for the sessions that run here [default: ~/.local/state/muster/worker-NAME]
     #[arg(long, env = "MUSTER_STATE_DIR", hide_env_values = true, value_name = "DIR")]
     state_dir: Option<PathBuf>,
     /// How many sessions may run side by side, 1 to 1000 [default: 2 a core, at most 8]
