@@ -1,10 +1,11 @@
 //! Output coming up from a worker.
 //!
 //! One task per stream. It appends what is there, then makes it durable at most every 20 ms or 1 MiB, and
-//! only then acknowledges. Readers see bytes as soon as they are appended.
+//! only then acknowledges. Readers see bytes as soon as they are appended. Reading never waits for an answer
+//! to be taken: a worker that sends for all its sessions before it reads would wait for us, and we for it.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     pin::Pin,
     sync::Arc,
     time::Duration,
@@ -43,7 +44,9 @@ const SYNC_BYTES: usize = 1 << 20;
 const BATCH_BYTES: usize = 1 << 20;
 /// A file that took nothing for this long is closed: a stream lives longer than most of its sessions.
 const REST_AFTER: Duration = Duration::from_secs(10);
-/// Answers on their way to the worker. When full, its output waits: it is on its disk.
+/// Kinds of answers about one session.
+const ANSWERS_EACH: usize = 3;
+/// Answers on their way to the worker. When full, the newest of each session wait and replace older ones.
 const ANSWERS: usize = 64;
 
 type Answers = Pin<Box<dyn Stream<Item = Result<PushOutputResponse, Status>> + Send>>;
@@ -75,6 +78,7 @@ pub(super) async fn open(
         sync_at: None,
         used: HashSet::new(),
         rest_at: Instant::now() + REST_AFTER,
+        waiting: BTreeMap::new(),
     };
     task::spawn("push output", push.run(link)).detach();
     Ok(Box::pin(ReceiverStream::new(stream)))
@@ -92,6 +96,32 @@ struct Push {
     /// Sessions that took something since the last look at who rests.
     used: HashSet<SessionId>,
     rest_at: Instant,
+    /// Answers that are not on their way yet, by session as the worker names it.
+    waiting: BTreeMap<String, Waiting>,
+}
+
+/// What is to be said of one session: the newest of each kind.
+#[derive(Default)]
+struct Waiting {
+    unknown: bool,
+    position: Option<u64>,
+    ack: Option<u64>,
+}
+
+impl Waiting {
+    fn bodies(self, session_id: &str) -> impl Iterator<Item = Body> {
+        let session_id = || session_id.to_owned();
+        let unknown = self.unknown.then(|| Body::Unknown(OutputUnknown { session_id: session_id() }));
+        let position = self.position.map(|offset| OutputPosition { session_id: session_id(), offset });
+        let ack = self.ack.map(|offset| OutputAck { session_id: session_id(), offset });
+        [unknown, position.map(Body::Position), ack.map(Body::Ack)].into_iter().flatten()
+    }
+}
+
+enum Next {
+    Message(PushOutputRequest),
+    Sync,
+    End(End),
 }
 
 /// Why a stream ends.
@@ -105,15 +135,32 @@ enum End {
 impl Push {
     async fn run(mut self, mut link: Closed) {
         let end = loop {
-            let step = tokio::select! {
+            // Gathered first, acted on after: the permits borrow what the acting changes.
+            let next = tokio::select! {
                 biased;
-                why = link.closed() => Err(End::Status(why.into())),
-                () = self.context.leaving.requested() => Err(End::Status(leaving().into())),
-                () = due(self.sync_at) => self.sync().await,
-                message = self.incoming.message() => match message {
-                    Ok(Some(message)) => self.take(message).await,
-                    Ok(None) | Err(_) => Err(End::Quiet),
+                why = link.closed() => Next::End(End::Status(why.into())),
+                () = self.context.leaving.requested() => Next::End(End::Status(leaving().into())),
+                () = due(self.sync_at) => Next::Sync,
+                room = self.answers.reserve_many(ANSWERS_EACH), if !self.waiting.is_empty() => match room {
+                    Ok(permits) => {
+                        if let Some((session_id, waiting)) = self.waiting.pop_first() {
+                            for (permit, body) in permits.zip(waiting.bodies(&session_id)) {
+                                permit.send(Ok(PushOutputResponse { body: Some(body) }));
+                            }
+                        }
+                        continue;
+                    }
+                    Err(_) => Next::End(End::Quiet),
                 },
+                message = self.incoming.message() => match message {
+                    Ok(Some(message)) => Next::Message(message),
+                    Ok(None) | Err(_) => Next::End(End::Quiet),
+                },
+            };
+            let step = match next {
+                Next::Message(message) => self.take(message).await,
+                Next::Sync => self.sync().await,
+                Next::End(end) => Err(end),
             };
             if let Err(end) = step {
                 break end;
@@ -121,6 +168,12 @@ impl Push {
         };
         // What was appended is worth an acknowledgement, if anyone still listens.
         let _ = self.sync().await;
+        for (session_id, waiting) in std::mem::take(&mut self.waiting) {
+            for body in waiting.bodies(&session_id) {
+                // A worker that takes nothing more asks for its positions again.
+                let _ = self.answers.try_send(Ok(PushOutputResponse { body: Some(body) }));
+            }
+        }
         if let End::Status(status) = end {
             let _ = self.answers.send(Err(status)).await;
         }
@@ -166,12 +219,15 @@ impl Push {
             None => false,
         };
         let Some(id) = id.filter(|_| held) else {
-            return self.say(Body::Unknown(OutputUnknown { session_id })).await;
+            self.waiting.entry(session_id).or_default().unknown = true;
+            return Ok(());
         };
         let replica = self.context.replicas.of(id);
         let offset = replica.end();
         self.open.insert(id, replica);
-        self.say(Body::Position(OutputPosition { session_id, offset })).await?;
+        let waiting = self.waiting.entry(session_id).or_default();
+        waiting.position = Some(offset);
+        waiting.unknown = false;
         // What is held may never have been acknowledged.
         self.unsynced.insert(id);
         self.sync_at.get_or_insert(Instant::now() + SYNC_AFTER);
@@ -196,7 +252,7 @@ impl Push {
                 chunk.session_id.parse().ok().and_then(|id| Some((id, Arc::clone(self.open.get(&id)?))));
             match opened {
                 Some((id, replica)) => work.push((id, replica, chunk)),
-                None => self.say(Body::Unknown(OutputUnknown { session_id: chunk.session_id })).await?,
+                None => self.waiting.entry(chunk.session_id).or_default().unknown = true,
             }
         }
         let appended = task::spawn_blocking("append output", move || {
@@ -221,7 +277,7 @@ impl Push {
             self.sync_at.get_or_insert(Instant::now() + SYNC_AFTER);
         }
         for (id, offset) in gaps {
-            self.say(Body::Position(OutputPosition { session_id: id.to_string(), offset })).await?;
+            self.waiting.entry(id.to_string()).or_default().position = Some(offset);
         }
         Ok(())
     }
@@ -247,13 +303,9 @@ impl Push {
         });
         for (id, result) in synced.await.map_err(|error| failed(&error))? {
             let offset = result.map_err(|error| failed(&error))?;
-            self.say(Body::Ack(OutputAck { session_id: id.to_string(), offset })).await?;
+            self.waiting.entry(id.to_string()).or_default().ack = Some(offset);
         }
         Ok(())
-    }
-
-    async fn say(&self, body: Body) -> Result<(), End> {
-        self.answers.send(Ok(PushOutputResponse { body: Some(body) })).await.map_err(|_| End::Quiet)
     }
 }
 

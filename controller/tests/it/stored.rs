@@ -1,4 +1,4 @@
-//! Stores written by earlier builds still open. A new format adds a folder to `tests/data`; none is ever changed.
+//! Stores written by earlier builds still open. A new format adds a folder to `tests/data`; none is changed.
 
 use std::{fs, path::Path};
 
