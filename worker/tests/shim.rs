@@ -257,3 +257,19 @@ async fn a_killed_shim_takes_its_program_along_by_the_hang_up() {
     assert!(place.attempt.was_started() && place.attempt.read_exit().expect("readable").is_none());
     drop(link);
 }
+
+#[tokio::test]
+async fn a_full_disk_holds_the_program_and_is_told_until_it_is_killed() {
+    let mut place = place();
+    place.spool = PathBuf::from("/dev/full");
+    let script = "while :; do echo something that fills a buffer; done & echo $! > pid; mv pid writer; wait";
+    let mut link = sh(&place, script).await;
+    let told = async { while link.words.recv().await != Some(Word::SpoolState(28)) {} };
+    tokio::time::timeout(LONG, told).await.expect("told");
+    let late = client::connect(&place.attempt).await.expect("it answers");
+    assert_eq!(*late.spool_end.borrow(), 1000, "nothing is on disk");
+    link.order(ToShim::KillTree).await;
+    let exit = exit(&mut link).await;
+    assert!(exit.output_lost && exit.signal == Some(9) && exit.spool_end == 1000, "{exit:?}");
+    assert!(!alive(&fs::read_to_string(place.cwd.join("writer")).expect("there")));
+}

@@ -235,13 +235,12 @@ async fn silence_while_working_is_a_hang_and_a_deadline_a_time_out() {
     let start = start_order("hang-abcdef", "silent");
     controller.start_session(&start).await;
     assert_eq!(controller.ended(&start).await.end.expect("set").reason(), EndReason::Hung);
+    let (controller, _machine) = farm().await;
     let mut start = start_order("late-abcdef", "permission x");
-    let deadline = std::time::SystemTime::now() + Duration::from_millis(1500);
+    let deadline = std::time::SystemTime::now() + Duration::from_secs(1);
     start.deadline = Some(muster_proto::time::from_system(deadline));
     controller.start_session(&start).await;
-    controller.attention(&start).await;
     assert_eq!(controller.ended(&start).await.end.expect("set").reason(), EndReason::TimedOut);
-    assert!(controller.story(&start).contains(&"cleared"));
 }
 
 #[tokio::test]

@@ -128,7 +128,8 @@ impl Session {
 
     pub(super) fn tell_activity(&mut self, text: String) {
         let Some(run) = &self.run else { return };
-        let body = Activity { text, permission_mode: run.attempt.fold.permission_mode().to_owned() };
+        let permission_mode = run.attempt.fold.permission_mode().to_owned();
+        let body = Activity { text, permission_mode };
         let event = SessionEvent {
             session_id: self.id.to_string(),
             attempt: run.attempt.start.attempt,
