@@ -4,6 +4,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prost_types::Timestamp;
 
+/// The last second a protobuf timestamp may hold: the end of the year 9999.
+const LAST_SECOND: u64 = 253_402_300_799;
+
 /// The wall clock now.
 #[must_use]
 pub fn now() -> Timestamp {
@@ -23,9 +26,9 @@ pub fn from_system(time: SystemTime) -> Timestamp {
 /// A malformed or negative timestamp becomes the nearest valid one.
 #[must_use]
 pub fn to_system(timestamp: &Timestamp) -> SystemTime {
-    let seconds = u64::try_from(timestamp.seconds).unwrap_or(0);
+    let seconds = u64::try_from(timestamp.seconds).unwrap_or(0).min(LAST_SECOND);
     let nanos = u32::try_from(timestamp.nanos).unwrap_or(0).min(999_999_999);
-    UNIX_EPOCH.checked_add(Duration::new(seconds, nanos)).unwrap_or(UNIX_EPOCH)
+    UNIX_EPOCH + Duration::new(seconds, nanos)
 }
 
 #[cfg(test)]
@@ -37,6 +40,7 @@ mod tests {
         let time = UNIX_EPOCH + Duration::new(1_800_000_000, 123_456_789);
         assert_eq!(to_system(&from_system(time)), time);
         assert_eq!(to_system(&Timestamp { seconds: -5, nanos: -1 }), UNIX_EPOCH);
-        assert_eq!(to_system(&Timestamp { seconds: i64::MAX, nanos: i32::MAX }), UNIX_EPOCH);
+        let last = to_system(&Timestamp { seconds: i64::MAX, nanos: i32::MAX });
+        assert_eq!(from_system(last), Timestamp { seconds: 253_402_300_799, nanos: 999_999_999 });
     }
 }
