@@ -3,8 +3,11 @@ SHELL := /bin/sh
 CARGO ?= cargo
 MODEL ?= offline
 CLAUDE_VERSION ?= latest
+KILLS ?= 30
+BYTES ?= 1GB
+TREES ?= 10
 
-.PHONY: help demo run test check fmt clippy deny doc bench build setup clean
+.PHONY: help demo run test check fmt clippy deny doc bench chaos build setup clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -45,6 +48,11 @@ doc:
 bench: ## figures with their baselines in the same run
 	$(CARGO) build --workspace --bins --release --locked
 	@target/release/muster-bench --muster target/release/muster
+
+chaos: ## processes killed, connections cut, disks filled under load (KILLS of each, BYTES, SEED; CLAUDE=latest: the real one)
+	$(CARGO) build --workspace --bins --release --locked
+	@target/release/muster-chaos --kills $(KILLS) $(if $(SEED),--seed $(SEED)) \
+	  $(if $(CLAUDE),--claude $(CLAUDE),--bytes $(BYTES) --worktree-rounds $(TREES))
 
 clean: ## remove what the targets installed and built
 	rm -rf target .tools .demo

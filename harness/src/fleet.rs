@@ -25,6 +25,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 
 use crate::{
+    fault_proxy::FaultProxy,
     messages_api::MessagesApi,
     processes::{self, Survivor, TEST_ID},
     scratch_repo::ScratchRepo,
@@ -56,6 +57,8 @@ pub struct TestFleet {
     repo: ScratchRepo,
     controller: Option<Process>,
     controller_address: String,
+    /// Between the workers and the controller, when asked for.
+    proxy: Option<FaultProxy>,
     workers: Vec<(WorkerSpec, Option<Process>)>,
     /// Environment of every process, beside that of claude.
     environment: Vec<(String, String)>,
@@ -99,6 +102,12 @@ impl TestFleet {
     #[must_use]
     pub fn controller_url(&self) -> String {
         format!("http://{}", self.controller_address)
+    }
+
+    /// What stands between the workers and the controller, see [`FleetBuilder::behind_proxy`].
+    #[must_use]
+    pub fn proxy(&self) -> Option<&FaultProxy> {
+        self.proxy.as_ref()
     }
 
     /// The process of the controller, while it runs.
@@ -155,6 +164,16 @@ impl TestFleet {
     /// When the gateway does not come up.
     pub async fn http_gateway(&self) -> anyhow::Result<HttpGateway> {
         HttpGateway::start(self).await
+    }
+
+    /// Whether the controller has ended by itself.
+    pub fn controller_has_left(&mut self) -> bool {
+        self.controller.as_mut().is_some_and(Process::has_left)
+    }
+
+    /// Whether a worker has ended by itself.
+    pub fn worker_has_left(&mut self, index: usize) -> bool {
+        self.workers.get_mut(index).and_then(|(_, process)| process.as_mut()).is_some_and(Process::has_left)
     }
 
     /// Kills the controller with SIGKILL.

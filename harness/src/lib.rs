@@ -6,10 +6,12 @@
 //! inside.
 
 pub mod eventually;
+pub mod fault_proxy;
 pub mod fleet;
 pub mod mcp_client;
 pub mod messages_api;
 pub mod processes;
+pub mod said;
 pub mod scenario;
 pub mod scratch_repo;
 pub mod seeded;

@@ -134,6 +134,13 @@ pub enum Act {
         /// How many.
         count: u64,
     },
+    /// The same number of seeded bytes in writes of 1 byte to 1 MiB, see [`crate::seeded::Pieces`].
+    Pieces {
+        /// Of the stream.
+        seed: u64,
+        /// How many.
+        count: u64,
+    },
     /// So many `assistant` text events, numbered, `width` characters each.
     Lines {
         /// How many.
@@ -153,6 +160,8 @@ pub enum Act {
     Signal(i32),
     /// Leave a child behind in a session of its own that sleeps so many seconds and holds stdout open.
     Daemon(u32),
+    /// The same, but forked twice: its parent is gone, and it is in a session of its own.
+    Orphan(u32),
     /// Take no notice of SIGTERM and SIGHUP from here on.
     IgnoreSigterm,
     /// Never say anything again; only a signal ends it.

@@ -35,6 +35,76 @@ impl SeededBytes {
     }
 }
 
+/// Choices that look random and are the same for the same seed.
+#[derive(Debug, Clone)]
+pub struct Dice {
+    stream: SeededBytes,
+}
+
+impl Dice {
+    /// Those of this seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        Self { stream: SeededBytes::new(seed) }
+    }
+
+    /// Any number.
+    pub fn any(&mut self) -> u64 {
+        let mut word = [0; 8];
+        self.stream.fill(&mut word);
+        u64::from_le_bytes(word)
+    }
+
+    /// 0 to `bound` - 1; 0 for a bound of 0.
+    pub fn below(&mut self, bound: u64) -> u64 {
+        self.any() % bound.max(1)
+    }
+
+    /// True so many times of a hundred.
+    pub fn chance(&mut self, percent: u64) -> bool {
+        self.below(100) < percent
+    }
+
+    /// One of `choices`.
+    ///
+    /// # Panics
+    /// When there is none.
+    pub fn pick<'a, T>(&mut self, choices: &'a [T]) -> &'a T {
+        let index = usize::try_from(self.below(choices.len() as u64)).unwrap_or(0);
+        &choices[index]
+    }
+}
+
+/// Sizes of the writes in which a scripted claude says `count` seeded bytes: 1 byte to 1 MiB, any magnitude as
+/// likely as another.
+#[derive(Debug)]
+pub struct Pieces {
+    dice: Dice,
+    left: u64,
+}
+
+impl Pieces {
+    /// Those of this seed.
+    #[must_use]
+    pub fn new(seed: u64, count: u64) -> Self {
+        Self { dice: Dice::new(seed ^ 0x5EED), left: count }
+    }
+}
+
+impl Iterator for Pieces {
+    type Item = usize;
+
+    fn next(&mut self) -> Option<usize> {
+        if self.left == 0 {
+            return None;
+        }
+        let magnitude = 1 << self.dice.below(21);
+        let piece = (1 + self.dice.below(magnitude)).min(self.left);
+        self.left -= piece;
+        usize::try_from(piece).ok()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::SeededBytes;

@@ -11,7 +11,10 @@ use tokio::process::Command;
 use uuid::Uuid;
 
 use super::{Claude, PROJECT, Process, START_LIMIT, TestFleet, claude::muster};
-use crate::{messages_api::MessagesApi, processes::TEST_ID, scenario::Scenario, scratch_repo::ScratchRepo};
+use crate::{
+    fault_proxy::FaultProxy, messages_api::MessagesApi, processes::TEST_ID, scenario::Scenario,
+    scratch_repo::ScratchRepo,
+};
 
 /// A worker to be.
 #[derive(Debug, Clone)]
@@ -54,6 +57,7 @@ pub struct FleetBuilder {
     muster: Option<PathBuf>,
     real_model: bool,
     home: Option<PathBuf>,
+    proxied: bool,
 }
 
 impl Default for FleetBuilder {
@@ -65,6 +69,7 @@ impl Default for FleetBuilder {
             muster: None,
             real_model: false,
             home: None,
+            proxied: false,
         }
     }
 }
@@ -142,6 +147,13 @@ impl FleetBuilder {
         self
     }
 
+    /// Puts a proxy that can fail between the workers and the controller.
+    #[must_use]
+    pub fn behind_proxy(mut self) -> Self {
+        self.proxied = true;
+        self
+    }
+
     /// Starts everything and waits until every worker is connected.
     ///
     /// # Errors
@@ -176,10 +188,14 @@ impl FleetBuilder {
             repo,
             controller: None,
             controller_address: "127.0.0.1:0".to_owned(),
+            proxy: None,
             workers: self.workers.into_iter().map(|worker| (worker, None)).collect(),
             environment: environment(&home, self.real_model),
         };
         fleet.start_controller().await?;
+        if self.proxied {
+            fleet.proxy = Some(FaultProxy::start(fleet.controller_address.parse()?).await?);
+        }
         for index in 0..fleet.workers.len() {
             fleet.start_worker(index)?;
         }
@@ -214,9 +230,11 @@ impl TestFleet {
     /// When its program or claude cannot be found.
     pub fn start_worker(&mut self, index: usize) -> anyhow::Result<()> {
         let spec = self.workers[index].0.clone();
+        let proxy = self.proxy.as_ref().map(|proxy| format!("http://{}", proxy.address()));
+        let controller = proxy.unwrap_or_else(|| self.controller_url());
         let mut command = self.command();
         command
-            .args(["worker", "--controller", &self.controller_url(), "--name", &spec.name])
+            .args(["worker", "--controller", &controller, "--name", &spec.name])
             .args(["--slots", &spec.slots.to_string(), "--state-dir"])
             .arg(self.folder.join(&spec.name))
             .arg("--claude")

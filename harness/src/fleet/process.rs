@@ -78,6 +78,11 @@ impl Process {
         let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
     }
 
+    /// Whether it has ended.
+    pub fn has_left(&mut self) -> bool {
+        self.child.try_wait().is_ok_and(|status| status.is_some())
+    }
+
     /// Asks it to leave and waits for it. False: it had to be killed after `limit`.
     pub fn leave(&mut self, limit: Duration) -> bool {
         self.signal(Signal::SIGTERM);

@@ -8,6 +8,7 @@
 mod answers;
 mod api_errors;
 mod bad_input;
+mod chaos;
 mod command_line;
 mod farm;
 mod orchestrator;

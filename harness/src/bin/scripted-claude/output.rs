@@ -5,6 +5,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
+use muster_harness::{said::Record, seeded::SeededBytes};
 use serde_json::{Map, Value, json};
 use uuid::Uuid;
 
@@ -15,12 +16,15 @@ pub struct Output {
     session_id: Arc<str>,
     /// Whether `session_state_changed` was asked for.
     states: bool,
+    /// What is said, for a test that compares; written before it is said.
+    said: Option<Arc<Record>>,
 }
 
 impl Output {
-    pub fn new(session_id: &str) -> Self {
+    pub fn new(session_id: &str, said: Option<Record>) -> Self {
         let states = std::env::var("CLAUDE_CODE_EMIT_SESSION_STATE_EVENTS").is_ok_and(|value| value == "1");
-        Self { stdout: Arc::new(Mutex::new(std::io::stdout())), session_id: session_id.into(), states }
+        let stdout = Arc::new(Mutex::new(std::io::stdout()));
+        Self { stdout, session_id: session_id.into(), states, said: said.map(Arc::new) }
     }
 
     /// An event: `session_id` and `uuid` are added.
@@ -41,7 +45,25 @@ impl Output {
     /// Bytes as they are. A reader that is gone ends the program.
     pub fn raw(&self, bytes: &[u8]) {
         let mut stdout = self.stdout();
-        if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
+        self.noted(|said| said.raw(bytes));
+        say(&mut stdout, bytes);
+    }
+
+    /// Seeded bytes in writes of these sizes.
+    pub fn seeded(&self, seed: u64, sizes: impl Iterator<Item = usize>) {
+        let mut stdout = self.stdout();
+        let mut stream = SeededBytes::new(seed);
+        let mut buffer = vec![0; 1 << 20];
+        for (number, size) in sizes.enumerate() {
+            self.noted(|said| said.seeded(seed, number == 0, size));
+            stream.fill(&mut buffer[..size]);
+            say(&mut stdout, &buffer[..size]);
+        }
+    }
+
+    fn noted(&self, note: impl FnOnce(&Record) -> std::io::Result<()>) {
+        // What is said without being recorded would look like a byte that muster made up.
+        if self.said.as_deref().is_some_and(|said| note(said).is_err()) {
             std::process::exit(1);
         }
     }
@@ -84,6 +106,13 @@ impl Output {
 
     fn stdout(&self) -> MutexGuard<'_, Stdout> {
         self.stdout.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// At once: stdout keeps nothing back.
+fn say(stdout: &mut Stdout, bytes: &[u8]) {
+    if stdout.write_all(bytes).and_then(|()| stdout.flush()).is_err() {
+        std::process::exit(1);
     }
 }
 

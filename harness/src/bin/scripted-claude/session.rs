@@ -59,7 +59,11 @@ pub fn run(args: Args) -> ExitCode {
     if resumed.is_none() && transcript.exists() {
         return crate::fail(&format!("Error: Session ID {session_id} is already in use."));
     }
-    let out = Output::new(&session_id);
+    let said = match Witness::said(&session_id) {
+        Ok(said) => said,
+        Err(error) => return crate::fail(&format!("Error: {error}")),
+    };
+    let out = Output::new(&session_id, said);
     let signals = OnSignal::default();
     if resumed.is_some() && !transcript.exists() {
         let problem = format!("No conversation found with session ID: {session_id}");

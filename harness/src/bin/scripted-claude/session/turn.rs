@@ -7,7 +7,7 @@ use std::{
 
 use muster_harness::{
     scenario::{Act, ToolUse, Turn},
-    seeded::SeededBytes,
+    seeded::Pieces,
 };
 use nix::sys::signal::{Signal, raise};
 use serde_json::{Map, Value, json};
@@ -22,6 +22,8 @@ use crate::{
 
 /// A foreground command is announced as a task when it takes this long.
 const ANNOUNCE_AFTER: Duration = Duration::from_secs(3);
+/// Bytes of one write of [`Act::Bytes`].
+const PIECE: usize = 1 << 16;
 /// First pause before a failed request is tried again; the real program starts at half a second.
 const RETRY_DELAY: Duration = Duration::from_millis(20);
 
@@ -292,7 +294,12 @@ impl Session {
 
     fn act(&mut self, act: Act) -> Result<(), Interrupted> {
         match act {
-            Act::Bytes { seed, count } => self.bytes(seed, count),
+            Act::Bytes { seed, count } => {
+                let whole = usize::try_from(count / PIECE as u64).unwrap_or(usize::MAX);
+                let rest = usize::try_from(count % PIECE as u64).unwrap_or(0);
+                self.bytes(seed, std::iter::repeat_n(PIECE, whole).chain((rest > 0).then_some(rest)));
+            }
+            Act::Pieces { seed, count } => self.bytes(seed, Pieces::new(seed, count)),
             Act::Lines { count, width, interval_ms } => {
                 let padding = "x".repeat(width);
                 let message_id = format!("msg_{}", uuid::Uuid::new_v4().simple());
@@ -314,29 +321,23 @@ impl Session {
                     let _ = raise(signal);
                 }
             }
-            Act::Daemon(seconds) => {
-                let sleep = format!("sleep {seconds}");
-                let started = std::process::Command::new("setsid").args(["bash", "-c", &sleep]).spawn();
-                if let Err(error) = started {
-                    self.out.raw(format!("daemon: {error}\n").as_bytes());
-                }
-            }
+            Act::Daemon(seconds) => self.daemon(&format!("sleep {seconds}")),
+            Act::Orphan(seconds) => self.daemon(&format!("setsid sleep {seconds} & exit 0")),
             Act::IgnoreSigterm => self.ignore_signals(),
             Act::Hang => self.hang()?,
         }
         Ok(())
     }
 
-    fn bytes(&self, seed: u64, count: u64) {
-        let mut stream = SeededBytes::new(seed);
-        let mut buffer = vec![0; 1 << 16];
-        let mut left = count;
-        while left > 0 {
-            let piece = usize::try_from(left).unwrap_or(usize::MAX).min(buffer.len());
-            stream.fill(&mut buffer[..piece]);
-            self.out.raw(&buffer[..piece]);
-            left -= piece as u64;
+    fn daemon(&self, command: &str) {
+        let started = std::process::Command::new("setsid").args(["bash", "-c", command]).spawn();
+        if let Err(error) = started {
+            self.out.raw(format!("daemon: {error}\n").as_bytes());
         }
+    }
+
+    fn bytes(&self, seed: u64, sizes: impl Iterator<Item = usize>) {
+        self.out.seeded(seed, sizes);
         self.out.raw(b"\n");
     }
 

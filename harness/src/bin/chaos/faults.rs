@@ -1,0 +1,216 @@
+//! What is done to the system while it works: chosen by the seed, counted, and always made good again.
+
+use std::{
+    fs::{self, OpenOptions},
+    io::Write as _,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::Context as _;
+use muster_harness::{fault_proxy::Mode, fleet::TestFleet, processes, seeded::Dice};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
+use crate::{report::Fault, run::Run};
+
+/// Waited for a session whose shim can be killed.
+const VICTIM: Duration = Duration::from_secs(20);
+/// Longest a process stays away, or a connection broken, in milliseconds.
+const AWAY_MILLIS: u64 = 700;
+
+/// How often each kind is to happen.
+pub type Budget = Vec<(Fault, u64)>;
+
+/// Owns the fleet while faults are injected.
+pub struct Injector {
+    pub fleet: TestFleet,
+    run: Arc<Run>,
+    dice: Dice,
+}
+
+impl Injector {
+    pub fn new(fleet: TestFleet, run: Arc<Run>) -> Self {
+        let dice = Dice::new(run.seed ^ 0xFA17);
+        Self { fleet, run, dice }
+    }
+
+    /// Injects everything in a random order. All is in place again when it returns.
+    ///
+    /// # Errors
+    /// When something killed does not come up again.
+    pub async fn inject(&mut self, mut budget: Budget) -> anyhow::Result<()> {
+        loop {
+            budget.retain(|(_, left)| *left > 0);
+            if budget.is_empty() {
+                break;
+            }
+            let chosen = usize::try_from(self.dice.below(budget.len() as u64)).unwrap_or(0);
+            let fault = budget[chosen].0;
+            budget[chosen].1 -= 1;
+            tokio::time::sleep(Duration::from_millis(100 + self.dice.below(700))).await;
+            match fault {
+                Fault::KillWorker => self.kill_worker().await?,
+                Fault::KillController => self.kill_controller().await?,
+                Fault::KillGateway => self.kill_gateway().await?,
+                Fault::KillShim => self.kill_shim().await,
+                Fault::Connection => self.break_connection().await,
+                Fault::FillWorkerDisk => self.fill(fault, "w1").await?,
+                Fault::FillControllerDisk => self.fill(fault, "controller").await?,
+            }
+            self.still_there().await?;
+        }
+        self.run.faults_are_done();
+        Ok(())
+    }
+
+    async fn away(&mut self) {
+        tokio::time::sleep(Duration::from_millis(self.dice.below(AWAY_MILLIS))).await;
+    }
+
+    async fn kill_worker(&mut self) -> anyhow::Result<()> {
+        self.fleet.kill_worker(0);
+        self.run.report.fault(Fault::KillWorker, "kill -9");
+        self.away().await;
+        // Now and then the controller goes with it, and comes back first.
+        if self.dice.chance(15) {
+            self.kill_controller().await?;
+        }
+        self.fleet.start_worker(0)?;
+        self.run.report.note("worker started");
+        // Killed again while it reads what it finds.
+        if self.dice.chance(20) {
+            tokio::time::sleep(Duration::from_millis(self.dice.below(150))).await;
+            self.fleet.kill_worker(0);
+            self.fleet.start_worker(0)?;
+            self.run.report.fault(Fault::KillWorker, "kill -9 while it starts");
+        }
+        Ok(())
+    }
+
+    async fn kill_controller(&mut self) -> anyhow::Result<()> {
+        self.fleet.kill_controller();
+        self.run.report.fault(Fault::KillController, "kill -9");
+        self.away().await;
+        self.fleet.start_controller().await.context("the controller after kill -9")?;
+        self.run.report.note("controller started");
+        Ok(())
+    }
+
+    async fn kill_gateway(&mut self) -> anyhow::Result<()> {
+        if let Some(pid) = self.run.gateway_pid().await {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            self.run.report.fault(Fault::KillGateway, format_args!("kill -9 of {pid}"));
+        }
+        self.away().await;
+        self.run.start_gateway(&self.fleet).await
+    }
+
+    async fn kill_shim(&mut self) {
+        let deadline = Instant::now() + VICTIM;
+        while Instant::now() < deadline {
+            let shims: Vec<(i32, String)> = processes::of_fleet(self.fleet.id(), self.fleet.folder())
+                .into_iter()
+                .filter_map(|process| Some((process.pid, session_of_shim(&process.command)?)))
+                .collect();
+            if !shims.is_empty() {
+                let (pid, session) = self.dice.pick(&shims).clone();
+                // First: the session may be judged as soon as its shim is dead.
+                self.run.taint(&session);
+                if kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+                    self.run.report.fault(Fault::KillShim, format_args!("kill -9 of {pid}, {session}"));
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    async fn break_connection(&mut self) {
+        let Some(proxy) = self.fleet.proxy() else { return };
+        let how = self.dice.below(6);
+        let lasts = Duration::from_millis(50 + self.dice.below(1_500));
+        let name = match how {
+            0 => {
+                proxy.reset();
+                "reset"
+            }
+            1 => {
+                proxy.half_close();
+                "half closed"
+            }
+            2 => {
+                proxy.set(Mode::Cut);
+                "cut"
+            }
+            3 => {
+                proxy.set(Mode::Stall);
+                "stalled"
+            }
+            4 => {
+                proxy.set(Mode::Slow(200_000));
+                "200 kB/s"
+            }
+            _ => {
+                proxy.set(Mode::Delay(Duration::from_millis(60)));
+                "60 ms late"
+            }
+        };
+        self.run.report.fault(Fault::Connection, format_args!("{name}, {lasts:?}"));
+        if how >= 2 {
+            tokio::time::sleep(lasts).await;
+            // A stalled connection either goes on or is found dead.
+            if how == 3 && self.dice.chance(50) {
+                proxy.reset();
+            }
+        }
+        proxy.set(Mode::Pass);
+    }
+
+    /// Fills the small disk below a folder, for a moment.
+    async fn fill(&mut self, fault: Fault, name: &str) -> anyhow::Result<()> {
+        let path = self.fleet.folder().join(name).join("filler");
+        let filled = fill_disk(&path)?;
+        self.run.report.fault(fault, format_args!("{filled} bytes"));
+        tokio::time::sleep(Duration::from_millis(300 + self.dice.below(2_000))).await;
+        fs::remove_file(&path)?;
+        self.run.report.note(format_args!("room again in {name}"));
+        Ok(())
+    }
+
+    /// A process that left by itself is a defect, and nothing could go on without it.
+    async fn still_there(&mut self) -> anyhow::Result<()> {
+        if self.fleet.worker_has_left(0) {
+            anyhow::bail!("the worker has left by itself");
+        }
+        if self.fleet.controller_has_left() {
+            anyhow::bail!("the controller has left by itself");
+        }
+        Ok(())
+    }
+}
+
+/// `muster shim <worker>/sessions/<session>/attempt-<n>`.
+fn session_of_shim(command: &str) -> Option<String> {
+    let mut words = command.split_whitespace().skip(1);
+    (words.next()? == "shim").then_some(())?;
+    let attempt = Path::new(words.next()?);
+    attempt.parent()?.file_name()?.to_str().map(str::to_owned)
+}
+
+/// Writes until there is no room left. Gives the bytes written.
+fn fill_disk(path: &PathBuf) -> anyhow::Result<u64> {
+    let mut file = OpenOptions::new().create(true).append(true).open(path)?;
+    let mut filled = 0;
+    let mut size = 1 << 20;
+    while size > 0 {
+        match file.write(&vec![0x55; size]) {
+            Ok(count) => filled += count as u64,
+            Err(_) => size /= 2,
+        }
+    }
+    Ok(filled)
+}

@@ -1,0 +1,154 @@
+//! What really happened to a session, by the witness of the program it ran: no word of muster is believed.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fs,
+    path::PathBuf,
+};
+
+use serde_json::Value;
+
+use crate::{
+    plan::Message,
+    report::{Report, Violation},
+    run::Run,
+};
+
+/// A start that was ordered before a stop was acknowledged may show this much later: making a worktree takes
+/// a while, and a worker that is cut off cannot know.
+const IN_FLIGHT_MICROS: u64 = 10_000_000;
+
+/// What the load was promised.
+#[derive(Debug, Default)]
+pub struct Promised {
+    /// Messages that were acknowledged, the prompt first.
+    pub messages: Vec<Message>,
+    /// Attentions whose answer was acknowledged.
+    pub answers: BTreeSet<String>,
+    /// When the stop was acknowledged, by the wall clock in microseconds.
+    pub stopped: Option<u64>,
+}
+
+/// The witness of one session, read.
+#[derive(Debug, Default)]
+pub struct Witnessed {
+    starts: Vec<Value>,
+    /// Lines of stdin.
+    lines: Vec<Value>,
+    /// Records of what each process said, oldest first.
+    pub said: Vec<PathBuf>,
+}
+
+impl Witnessed {
+    /// Reads what there is.
+    pub fn of(run: &Run, session: &str) -> Self {
+        let folder = run.folder.join("witness");
+        let text = fs::read_to_string(folder.join(format!("{session}.jsonl"))).unwrap_or_default();
+        let mut witnessed = Self::default();
+        for note in text.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok()) {
+            if note["start"].is_object() {
+                witnessed.starts.push(note["start"].clone());
+            } else if let Some(line) = note["line"].as_str() {
+                witnessed.lines.extend(serde_json::from_str::<Value>(line));
+            }
+        }
+        let names = fs::read_dir(&folder).into_iter().flatten().flatten().map(|entry| entry.path());
+        let own = |path: &PathBuf| {
+            path.extension().is_some_and(|kind| kind == "said")
+                && path
+                    .file_name()
+                    .and_then(|name| name.to_str())
+                    .is_some_and(|name| name.starts_with(session))
+        };
+        witnessed.said = names.filter(own).collect();
+        witnessed.said.sort();
+        witnessed
+    }
+
+    /// How often a message holds this word.
+    pub fn received(&self, word: &str) -> usize {
+        let messages = self.lines.iter().filter(|line| line["type"] == "user");
+        messages.map(|line| line["message"]["content"].to_string().matches(word).count()).sum()
+    }
+
+    /// Answers by the request they answer.
+    fn answers(&self) -> BTreeMap<String, usize> {
+        let mut answers = BTreeMap::new();
+        for line in self.lines.iter().filter(|line| line["type"] == "control_response") {
+            let request = line["response"]["request_id"].as_str().unwrap_or_default().to_owned();
+            *answers.entry(request).or_default() += 1;
+        }
+        answers
+    }
+
+    /// Checks all but the output. `cut`: a process may have died with what it was given.
+    pub fn check(&self, report: &Report, who: &str, promised: &Promised, output: &[u8], cut: bool) {
+        self.check_starts(report, who, promised);
+        for message in &promised.messages {
+            let received = self.received(&message.word);
+            if received > 1 {
+                let what = format_args!("{who}: {} was received {received} times", message.word);
+                report.violation(Violation::DoubleMessage, what);
+            } else if received == 0 && !cut {
+                report.violation(
+                    Violation::LostMessage,
+                    format_args!("{who}: {} was not received", message.word),
+                );
+            }
+        }
+        let answers = self.answers();
+        for (request, count) in &answers {
+            if *count > 1 {
+                let what = format_args!("{who}: {request} was answered {count} times");
+                report.violation(Violation::DoubleAnswer, what);
+            }
+        }
+        for attention in &promised.answers {
+            let request = request_at(output, attention);
+            if !cut && request.as_ref().is_none_or(|request| !answers.contains_key(request)) {
+                let what = format_args!("{who}: the answer to {attention} ({request:?}) was not received");
+                report.violation(Violation::LostAnswer, what);
+            }
+        }
+        report.count("messages", promised.messages.len() as u64);
+        report.count("answers", promised.answers.len() as u64);
+        report.count("processes started", self.starts.len() as u64);
+    }
+
+    fn check_starts(&self, report: &Report, who: &str, promised: &Promised) {
+        let mut seen = BTreeSet::new();
+        let mut fresh = 0;
+        for start in &self.starts {
+            let parent = start["parent"].as_str().unwrap_or_default().to_owned();
+            if !seen.insert(parent.clone()) {
+                report.violation(Violation::DoubleStart, format_args!("{who}: twice by {parent}"));
+            }
+            let resumed = start["argv"]
+                .as_array()
+                .into_iter()
+                .flatten()
+                .any(|word| word.as_str().is_some_and(|word| word.starts_with("--resume")));
+            fresh += u32::from(!resumed);
+            if start["alone"] == false {
+                let what = format_args!("{who}: {} began while another lived", start["pid"]);
+                report.violation(Violation::TwoAlive, what);
+            }
+            let began = start["unixMicros"].as_u64().unwrap_or_default();
+            if promised.stopped.is_some_and(|stopped| began > stopped + IN_FLIGHT_MICROS) {
+                let what = format_args!("{who}: {} began after the stop", start["pid"]);
+                report.violation(Violation::StartAfterStop, what);
+            }
+        }
+        if fresh > 1 {
+            report.violation(Violation::DoubleStart, format_args!("{who}: {fresh} fresh starts"));
+        }
+    }
+}
+
+/// The request that the line at an attention's offset made.
+fn request_at(output: &[u8], attention: &str) -> Option<String> {
+    let offset: usize = attention.strip_prefix('a')?.parse().ok()?;
+    let line = output.get(offset..)?.split(|byte| *byte == b'\n').next()?;
+    let line: Value = serde_json::from_slice(line).ok()?;
+    line["request_id"].as_str().map(str::to_owned)
+}
