@@ -172,6 +172,9 @@ async fn connection(
             for half in [&to_client, &to_server] {
                 let _ = half.as_ref().set_zero_linger();
             }
+            // Dropping them would say an orderly end first.
+            to_client.forget();
+            to_server.forget();
         }
         Ending::HalfClose => {
             let born = state.borrow().endings;

@@ -18,7 +18,7 @@ fn chaos(arguments: &[&str]) {
 
 #[test]
 fn nothing_is_lost_or_done_twice_under_kills_and_cuts() {
-    chaos(&["--only", "load", "--kills", "6", "--bytes", "200MB"]);
+    chaos(&["--only", "load", "--kills", "6", "--bytes", "200MB", "--lanes", "6"]);
 }
 
 #[test]

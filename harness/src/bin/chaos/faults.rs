@@ -22,6 +22,9 @@ const VICTIM: Duration = Duration::from_secs(20);
 /// Longest a process stays away, or a connection broken, in milliseconds.
 const AWAY_MILLIS: u64 = 700;
 
+/// Longest pause between two faults.
+const CATCH_UP: Duration = Duration::from_secs(10);
+
 /// How often each kind is to happen.
 pub type Budget = Vec<(Fault, u64)>;
 
@@ -30,12 +33,14 @@ pub struct Injector {
     pub fleet: TestFleet,
     run: Arc<Run>,
     dice: Dice,
+    /// Output the load is to compare: faults are spread over it.
+    bytes: u64,
 }
 
 impl Injector {
-    pub fn new(fleet: TestFleet, run: Arc<Run>) -> Self {
+    pub fn new(fleet: TestFleet, run: Arc<Run>, bytes: u64) -> Self {
         let dice = Dice::new(run.seed ^ 0xFA17);
-        Self { fleet, run, dice }
+        Self { fleet, run, dice, bytes }
     }
 
     /// Injects everything in a random order. All is in place again when it returns.
@@ -43,6 +48,7 @@ impl Injector {
     /// # Errors
     /// When something killed does not come up again.
     pub async fn inject(&mut self, mut budget: Budget) -> anyhow::Result<()> {
+        let all: u64 = budget.iter().map(|(_, times)| times).sum();
         loop {
             budget.retain(|(_, left)| *left > 0);
             if budget.is_empty() {
@@ -52,6 +58,8 @@ impl Injector {
             let fault = budget[chosen].0;
             budget[chosen].1 -= 1;
             tokio::time::sleep(Duration::from_millis(100 + self.dice.below(700))).await;
+            let left: u64 = budget.iter().map(|(_, times)| times).sum();
+            self.catch_up((all - left) * self.bytes / all).await;
             match fault {
                 Fault::KillWorker => self.kill_worker().await?,
                 Fault::KillController => self.kill_controller().await?,
@@ -65,6 +73,14 @@ impl Injector {
         }
         self.run.faults_are_done();
         Ok(())
+    }
+
+    /// Waits until the load has compared so many bytes, but not for ever: a stall is met with the next fault.
+    async fn catch_up(&self, bytes: u64) {
+        let deadline = Instant::now() + CATCH_UP;
+        while self.run.report.counted("bytes compared") < bytes && Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     async fn away(&mut self) {

@@ -75,7 +75,7 @@ async fn play(options: &Options, report: &Arc<Report>, folder: &Path) -> anyhow:
             Fault::Connection,
         ];
         let budget = kinds.map(|fault| (fault, options.kills)).to_vec();
-        let session_bytes = (options.bytes / 100).clamp(50_000, 16_000_000);
+        let session_bytes = (options.bytes / 50).clamp(50_000, 16_000_000);
         let effort = Effort { lanes: options.lanes, bytes: options.bytes, session_bytes };
         under_load(options, report, &folder.join("load"), budget, effort, false).await?;
     }
@@ -124,7 +124,7 @@ async fn under_load(
     let slots = u32::try_from(effort.lanes + 2).unwrap_or(u32::MAX);
     let fleet = builder(options, folder).slots(slots).behind_proxy().start().await?;
     let run = Arc::new(Run::new(options.seed, &fleet, Arc::clone(report)).await?);
-    let mut injector = Injector::new(fleet, Arc::clone(&run));
+    let mut injector = Injector::new(fleet, Arc::clone(&run), effort.bytes);
     let inject = async {
         let injected = injector.inject(budget.clone()).await;
         injected.inspect_err(|_| run.break_off())

@@ -83,7 +83,7 @@ impl Witnessed {
 
     /// Checks all but the output. `cut`: a process may have died with what it was given.
     pub fn check(&self, report: &Report, who: &str, promised: &Promised, output: &[u8], cut: bool) {
-        self.check_starts(report, who, promised);
+        self.check_starts(report, who, promised, cut);
         for message in &promised.messages {
             let received = self.received(&message.word);
             if received > 1 {
@@ -115,7 +115,7 @@ impl Witnessed {
         report.count("processes started", self.starts.len() as u64);
     }
 
-    fn check_starts(&self, report: &Report, who: &str, promised: &Promised) {
+    fn check_starts(&self, report: &Report, who: &str, promised: &Promised, cut: bool) {
         let mut seen = BTreeSet::new();
         let mut fresh = 0;
         for start in &self.starts {
@@ -139,7 +139,8 @@ impl Witnessed {
                 report.violation(Violation::StartAfterStop, what);
             }
         }
-        if fresh > 1 {
+        // One whose process died before it was given anything has no conversation to resume.
+        if fresh > 1 && !cut {
             report.violation(Violation::DoubleStart, format_args!("{who}: {fresh} fresh starts"));
         }
     }
