@@ -30,6 +30,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use crate::{
+    fleet::queries::{self, Queries},
     output::Replicas,
     state_dir::{StateDir, StateDirError},
     store::{memory::Memory, sled::Sled},
@@ -152,6 +153,7 @@ impl Controller {
         let context = service::Context {
             engine: handle,
             replicas,
+            queries: Queries::new(queries::PATIENCE),
             leaving: shutdown.clone(),
             heartbeat_interval: config.heartbeat_interval,
             unreachable_after: config.unreachable_after,

@@ -1,10 +1,12 @@
 //! A real controller, driven over gRPC, with a scripted worker in the test.
 
 mod bad_input;
+mod changes;
 mod farm;
 mod fleet;
 mod life;
 mod output;
 mod restart;
+mod resume;
 mod stored;
 mod worker;

@@ -29,6 +29,7 @@ pub fn project(name: &str) -> Project {
         git: true,
         allow_trust_mode: false,
         trusted: false,
+        allow_push: false,
     }
 }
 
@@ -180,13 +181,42 @@ impl FakeWorker {
         start
     }
 
-    /// Opens the stream output goes up on.
-    pub async fn push(&self, farm: &Farm) -> Result<Push, Status> {
-        let (up, stream) = mpsc::channel(64);
-        let mut request = Request::new(ReceiverStream::new(stream));
+    pub async fn query(&mut self) -> WorkspaceQuery {
+        match self.command().await {
+            Down::Query(query) => query,
+            other => panic!("not a query: {other:?}"),
+        }
+    }
+
+    /// A call with the metadata of this worker.
+    pub fn signed<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         let text = |text: &str| MetadataValue::try_from(text).expect("ASCII");
         request.metadata_mut().insert(metadata::WORKER, text(&self.hello.worker));
         request.metadata_mut().insert(metadata::INCARNATION, text(&self.hello.incarnation));
+        request
+    }
+
+    /// Answers a query with these parts.
+    pub async fn reply(
+        &self,
+        farm: &Farm,
+        query_id: &str,
+        parts: Vec<answer_query_request::Body>,
+    ) -> Result<(), Status> {
+        let message = |body| AnswerQueryRequest {
+            query_id: query_id.to_owned(),
+            body: Some(body),
+            ..Default::default()
+        };
+        let parts: Vec<_> = parts.into_iter().map(message).collect();
+        farm.workers().answer_query(self.signed(futures::stream::iter(parts))).await.map(|_| ())
+    }
+
+    /// Opens the stream output goes up on.
+    pub async fn push(&self, farm: &Farm) -> Result<Push, Status> {
+        let (up, stream) = mpsc::channel(64);
+        let request = self.signed(ReceiverStream::new(stream));
         Ok(Push { up, down: farm.workers().push_output(request).await?.into_inner() })
     }
 }
