@@ -119,7 +119,7 @@ impl TestFleet {
         self.folder.join("witness")
     }
 
-    /// Runs a verb of the command line against this fleet, `--controller` added. Gives stdout.
+    /// Runs a verb of the command line against this fleet. Gives stdout.
     ///
     /// # Errors
     /// When it fails: with its stderr and exit code.
@@ -173,7 +173,7 @@ impl TestFleet {
     #[must_use]
     pub fn command_for(&self, arguments: &[&str]) -> Command {
         let mut command = self.command();
-        command.args(arguments).args(["--controller", &self.controller_url()]);
+        command.args(arguments).env("MUSTER_CONTROLLER", self.controller_url());
         command
     }
 

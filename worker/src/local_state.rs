@@ -14,8 +14,8 @@
 //!       launch.json, shim.lock, shim.pid, shim.sock, journal, stderr.log, exit.json     see shim::files
 //! ```
 //!
-//! A released session keeps `session.json` and `events` (a few hundred bytes), so that an order repeated much later
-//! gets the same answer.
+//! A released session whose output the controller has keeps `session.json`, `workspace.json` and `events` (a few hundred
+//! bytes), so that an order repeated much later gets the same answer.
 
 use std::{
     fs, io,

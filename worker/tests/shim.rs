@@ -15,6 +15,11 @@ use muster_worker::shim::{
     stderr,
 };
 
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
+
 const LONG: Duration = Duration::from_secs(30);
 const SHIM: &str = env!("CARGO_BIN_EXE_muster-shim");
 
@@ -23,6 +28,16 @@ struct Place {
     attempt: AttemptDir,
     spool: PathBuf,
     cwd: PathBuf,
+}
+
+/// A test that fails half way must not leave its shim running.
+impl Drop for Place {
+    fn drop(&mut self) {
+        let pid = fs::read_to_string(self.attempt.pid_file()).ok().and_then(|text| text.parse().ok());
+        if let (Some(pid), Ok(true)) = (pid, self.attempt.shim_lives()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+    }
 }
 
 fn place() -> Place {
@@ -249,11 +264,27 @@ async fn a_killed_shim_takes_its_program_along_by_the_hang_up() {
     let link = sh(&place, "echo $$ > pid; mv pid child; exec sleep 600").await;
     wait_for("the child", || place.cwd.join("child").exists());
     let shim: i32 = fs::read_to_string(place.attempt.pid_file()).expect("there").parse().expect("a number");
-    nix::sys::signal::kill(nix::unistd::Pid::from_raw(shim), nix::sys::signal::Signal::SIGKILL)
-        .expect("killed");
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("killed");
     let child = fs::read_to_string(place.cwd.join("child")).expect("there");
     wait_for("the program goes too", || !alive(&child));
     assert!(!place.attempt.shim_lives().expect("readable"));
     assert!(place.attempt.was_started() && place.attempt.read_exit().expect("readable").is_none());
     drop(link);
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_the_program_and_is_told_until_it_is_killed() {
+    let mut place = place();
+    place.spool = PathBuf::from("/dev/full");
+    let script = "while :; do echo something that fills a buffer; done & echo $! > pid; mv pid writer; wait";
+    let mut link = sh(&place, script).await;
+    let told = async { while link.words.recv().await != Some(Word::SpoolState(28)) {} };
+    tokio::time::timeout(LONG, told).await.expect("told");
+    let late = client::connect(&place.attempt).await.expect("it answers");
+    assert_eq!(*late.spool_end.borrow(), 1000, "nothing is on disk");
+    wait_for("the writer", || place.cwd.join("writer").exists());
+    link.order(ToShim::KillTree).await;
+    let exit = exit(&mut link).await;
+    assert!(exit.output_lost && exit.signal == Some(9) && exit.spool_end == 1000, "{exit:?}");
+    assert!(!alive(&fs::read_to_string(place.cwd.join("writer")).expect("there")));
 }

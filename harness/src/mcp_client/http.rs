@@ -176,7 +176,8 @@ mod tests {
 
     #[test]
     fn events_are_found_however_the_stream_is_cut() {
-        let stream = b": keep-alive\n\nid: 0\ndata:\n\nevent: message\r\ndata: {\"id\":1}\r\n\r\ndata:{\"a\":\ndata: 2}\n\n";
+        let stream = b": keep-alive\n\nid: 0\ndata:\n\nevent: message\r\ndata: {\"id\":1}\r\n\r\n\
+            data:{\"a\":\ndata: 2}\n\n";
         for size in 1..stream.len() {
             let mut events = Events::default();
             let messages: Vec<_> = stream.chunks(size).flat_map(|piece| events.push(piece)).collect();

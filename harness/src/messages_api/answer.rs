@@ -99,7 +99,8 @@ impl Message {
     }
 
     fn whole(&self) -> Value {
-        json!({ "id": self.id, "type": "message", "role": "assistant", "model": self.model, "content": self.blocks,
+        json!({ "id": self.id, "type": "message", "role": "assistant", "model": self.model,
+            "content": self.blocks,
             "stop_reason": self.stop_reason, "stop_sequence": null, "usage": self.usage })
     }
 
@@ -107,7 +108,8 @@ impl Message {
         let mut usage = self.usage.clone();
         usage["output_tokens"] = Value::from(1);
         json!({ "type": "message_start", "message": { "id": self.id, "type": "message", "role": "assistant",
-            "model": self.model, "content": [], "stop_reason": null, "stop_sequence": null, "usage": usage } })
+            "model": self.model, "content": [], "stop_reason": null, "stop_sequence": null,
+            "usage": usage } })
     }
 }
 

@@ -8,10 +8,12 @@
 mod answers;
 mod api_errors;
 mod bad_input;
+mod command_line;
 mod farm;
 mod orchestrator;
 mod output;
 mod prompts;
+mod restarts;
 mod turns;
 mod volume;
 mod workspaces;

@@ -58,9 +58,8 @@ async fn over_http(claude: Claude) {
     let gateway = farm.fleet.http_gateway().await.expect("the gateway comes up");
     let server = json!({ "type": "http", "url": gateway.url(), "alwaysLoad": true });
     let tools = TOOLS.map(|tool| format!("mcp__muster__{tool}")).join(", ");
-    let agent = format!(
-        "---\nname: dispatcher\ndescription: gives work to the farm\ntools: {tools}\n---\nYou give work to the farm.\n"
-    );
+    let head = format!("name: dispatcher\ndescription: gives work to the farm\ntools: {tools}");
+    let agent = format!("---\n{head}\n---\nYou give work to the farm.\n");
     let agents = farm.fleet.folder().join("front/.claude/agents");
     fs::create_dir_all(&agents).unwrap();
     fs::write(agents.join("dispatcher.md"), agent).unwrap();
@@ -87,7 +86,8 @@ fn script() -> Vec<Turn> {
         call("get_session_output", json!({ "sessionId": session, "format": "result" })),
         call("archive_session", json!({ "sessionId": session })),
         Turn::text(
-            "it said {{tool_result:/text}}, and {{tool_result:/sessionId}} is archived: {{tool_result:/archived}}",
+            "it said {{tool_result:/text}}, and {{tool_result:/sessionId}} is archived: \
+             {{tool_result:/archived}}",
         ),
     ]
 }

@@ -92,7 +92,7 @@ impl ShimLink {
 pub async fn launch(shim_program: &Path, dir: &AttemptDir) -> Result<ShimLink, LinkError> {
     let mut command = Command::new(shim_program);
     command.arg("shim").arg(dir.path()).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
     let output = match tokio::time::timeout(LAUNCH_TIMEOUT, command.output()).await {
         Ok(output) => output.map_err(LinkError::Shim)?,
         Err(_) => return Err(LinkError::Shim(io::ErrorKind::TimedOut.into())),

@@ -47,7 +47,7 @@ const DRAIN_FOR: Duration = Duration::from_secs(2);
 /// How often a refused write is tried again.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
 /// After a kill was ordered while the disk refuses bytes: how long the disk still has.
-const ABANDON_AFTER: Duration = Duration::from_secs(10);
+const ABANDON_AFTER: Duration = Duration::from_secs(5);
 /// How long clients have to take the last word.
 const GOODBYE_FOR: Duration = Duration::from_millis(500);
 

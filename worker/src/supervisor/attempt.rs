@@ -322,3 +322,6 @@ impl Attempt {
         effects
     }
 }
+
+#[cfg(test)]
+mod tests;

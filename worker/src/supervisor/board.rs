@@ -5,7 +5,7 @@
 
 use std::{
     collections::BTreeMap,
-    io,
+    fs, io,
     path::PathBuf,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -14,6 +14,7 @@ use muster_proto::{
     ids::SessionId,
     v1::{HeldSession, SessionEvent},
 };
+use muster_runtime::task;
 use tokio::sync::watch;
 
 use super::outbox::{Draft, Outbox};
@@ -113,6 +114,22 @@ impl Entry {
     /// Activity that goes with whatever is sent next; wakes nobody.
     pub(crate) fn keep_activity(&self, event: SessionEvent) {
         lock(&self.view).activity = Some(event);
+    }
+
+    /// The controller has all output of a released session: frees the disk, in the background and as far as it goes.
+    /// Prompts and answers (in the journals) go too.
+    pub(crate) fn discard_output(&self) {
+        let spool = self.view().spool;
+        task::spawn_blocking("discard output", move || {
+            let attempts = spool.parent().and_then(|dir| dir.read_dir().ok()).into_iter().flatten().flatten();
+            for attempt in
+                attempts.filter(|entry| entry.file_name().to_string_lossy().starts_with("attempt-"))
+            {
+                let _ = fs::remove_dir_all(attempt.path());
+            }
+            let _ = fs::remove_file(spool);
+        })
+        .detach();
     }
 
     /// Makes events durable, then shows them to the link. Blocks for an fdatasync.

@@ -47,7 +47,7 @@ pub(super) async fn workspace(
     place: Option<&Place>,
 ) -> Result<Workspace, String> {
     let spec = start.spec.clone().unwrap_or_default();
-    let known = place.map(Workspace::from).or_else(|| start.workspace.clone().filter(|_| start.resume));
+    let known = place.map(Workspace::from).or_else(|| start.workspace.clone());
     if let Some(known) = known.filter(|known| !known.path.is_empty()) {
         return reopen(&known).map_err(|error| error.to_string());
     }

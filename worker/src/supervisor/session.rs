@@ -76,7 +76,7 @@ struct Run {
     /// Up to which output was read.
     position: u64,
     span: Span,
-    _slot: Option<Slot>,
+    slot: Option<Slot>,
 }
 
 pub(super) struct Session {
@@ -90,6 +90,8 @@ pub(super) struct Session {
     ops: mpsc::Receiver<(u32, Op)>,
     working: Vec<Task<()>>,
     run: Option<Run>,
+    /// Why no shim answered after a launch.
+    launch_error: Option<String>,
     /// A newer attempt, held until the older one has ended.
     next: Option<Box<StartSession>>,
     last_activity: Instant,
@@ -119,6 +121,7 @@ impl Session {
             ops,
             working,
             run: None,
+            launch_error: None,
             next: None,
             last_activity,
             buffer,
@@ -233,11 +236,16 @@ impl Session {
             Op::Launched(Err(error)) => {
                 // It may run all the same: only its directory knows.
                 tracing::warn!(session.id = %self.id, error = %error, "no word from a new shim, looking for it");
+                self.launch_error = Some(error.to_string());
                 self.find_shim();
             }
             Op::Located(Found::Exited(exit)) => self.on_gone(Some(exit)).await,
             Op::Located(Found::Lost) => self.on_gone(None).await,
-            Op::Located(Found::Never) => self.perform(vec![Effect::MakeWorkspace]).await,
+            Op::Located(Found::Never) => match self.launch_error.take() {
+                Some(reason) => self.decide(|attempt| attempt.on_launch_failed(reason, now)).await,
+                // Found on disk, ordered and not begun: it begins now.
+                None => self.perform(vec![Effect::MakeWorkspace]).await,
+            },
             Op::Released(_) => {}
         }
     }

@@ -145,6 +145,6 @@ fn dispatch(uplink: &Uplink, order: ConnectResponse) {
         Some(connect_response::Body::Release(release)) => supervisor.release(release),
         Some(connect_response::Body::EventAck(ack)) => supervisor.acked(&ack.session_id, ack.event_seq),
         Some(connect_response::Body::Welcome(_)) => tracing::warn!("second Welcome on one stream; ignored"),
-        None => tracing::warn!("the controller sent an order this worker does not know; ignored"),
+        _ => tracing::warn!("the controller sent an order this worker does not know; ignored"),
     }
 }

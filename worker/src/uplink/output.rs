@@ -182,6 +182,11 @@ impl Flow {
             return None;
         }
         let position = self.position.as_mut()?;
+        if view.released && !view.running && position.acked >= view.end_offset {
+            self.unknown = true;
+            self.entry.discard_output();
+            return None;
+        }
         if position.next >= view.end_offset || position.next - position.acked >= WINDOW {
             return None;
         }

@@ -107,21 +107,20 @@ impl Worktrees {
             self.undo(&intent).await?;
         }
         let git = Git::new(order.project);
-        let Some(repository) =
-            git.ask(QUICK, &["rev-parse", "--path-format=absolute", "--git-common-dir"]).await?
-        else {
+        let asked = ["rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix"];
+        let Some(found) = git.ask(QUICK, &asked).await? else {
             if order.worktree == Some(true) {
                 return Err(WorkspaceError::NotGit(order.project.to_owned()));
             }
             return Ok(directory(order.project, String::new()));
         };
+        let (repository, prefix) = found.split_once('\n').unwrap_or((&found, ""));
         let head = git.ask(QUICK, &["rev-parse", "--verify", "--quiet", "HEAD^{commit}"]).await?;
         if order.worktree == Some(false) {
             return Ok(directory(order.project, head.unwrap_or_default()));
         }
         let base_commit = base_commit(&git, order, head).await?;
         let branch = branch_name(&git, order).await?;
-        let prefix = git.ask(QUICK, &["rev-parse", "--show-prefix"]).await?.unwrap_or_default();
         let root = self.root.join(order.handle);
         let path = if prefix.is_empty() { root.clone() } else { root.join(prefix.trim_end_matches('/')) };
         let repository = PathBuf::from(repository);
@@ -310,7 +309,9 @@ async fn branch_name(git: &Git, order: &Order<'_>) -> Result<String, WorkspaceEr
     };
     let full = format!("refs/heads/{branch}");
     let bad = branch.starts_with('-') || branch.contains('\0') || branch == "HEAD";
-    if bad || git.ask(QUICK, &["check-ref-format", &full]).await?.is_none() {
+    // A handle is always a valid name.
+    let is_ours = order.branch.is_empty();
+    if bad || !is_ours && git.ask(QUICK, &["check-ref-format", &full]).await?.is_none() {
         return Err(WorkspaceError::BadBranch(branch));
     }
     if git.ask(QUICK, &["rev-parse", "--verify", "--quiet", &full]).await?.is_some() {

@@ -24,7 +24,11 @@ use muster_proto::{
     },
 };
 use muster_runtime::{shutdown::Shutdown, task};
-use muster_worker::{ClaudeConfig, Config, ProjectConfig, Timing, Worker};
+use muster_worker::{ClaudeConfig, Config, ProjectConfig, Timing, Worker, shim::files::AttemptDir};
+use nix::{
+    sys::signal::{Signal, kill},
+    unistd::Pid,
+};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -284,6 +288,23 @@ pub struct Machine {
     pub config: Config,
     shutdown: Shutdown,
     worker: Option<Worker>,
+}
+
+/// A test that fails half way must not leave its sessions running.
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.worker = None;
+        let sessions = fs::read_dir(self.state.join("sessions")).into_iter().flatten().flatten();
+        for attempt in
+            sessions.flat_map(|session| fs::read_dir(session.path()).into_iter().flatten().flatten())
+        {
+            let dir = AttemptDir::new(attempt.path());
+            let pid = fs::read_to_string(dir.pid_file()).ok().and_then(|text| text.trim().parse().ok());
+            if let (Some(pid), Ok(true)) = (pid, dir.shim_lives()) {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            }
+        }
+    }
 }
 
 pub fn git(dir: &Path, args: &[&str]) -> String {

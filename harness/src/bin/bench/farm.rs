@@ -40,11 +40,13 @@ pub async fn measure(effort: Effort, muster: Option<PathBuf>, table: &mut Table)
     let gateway = fleet.gateway().await?;
     let farm = Farm { fleet, gateway, effort };
     // First, while the processes are as small as they ever are.
-    let empty = farm.own_memory();
+    timeout(LIMIT, farm.memory(table)).await.context("memory")??;
     timeout(LIMIT, farm.latencies(table)).await.context("latencies")??;
     timeout(LIMIT, farm.rate(table)).await.context("sessions a second")??;
     timeout(LIMIT, farm.output(table)).await.context("output")??;
-    timeout(LIMIT, farm.memory(empty, table)).await.context("memory")??;
+    let [worker, controller, gateway] = farm.own_memory().map(mib);
+    let all = format!("worker {worker}, controller {controller}, gateway {gateway}");
+    table.row("memory (PSS) after all this", &all, &"");
     let Farm { fleet, gateway, .. } = farm;
     drop(gateway);
     drop(fleet);
@@ -185,8 +187,8 @@ impl Farm {
         [worker, controller, self.gateway.pid().unwrap_or(0)].map(pss_kib)
     }
 
-    async fn memory(&self, empty: [u64; 3], table: &mut Table) -> anyhow::Result<()> {
-        let before = self.own_memory();
+    async fn memory(&self, table: &mut Table) -> anyhow::Result<()> {
+        let empty = self.own_memory();
         let mut sessions = Vec::new();
         for _ in 0..self.effort.waiting {
             let session = self.spawn(&[Turn::bash("true")], false).await?;
@@ -205,13 +207,9 @@ impl Farm {
         self.wait(&sessions).await?;
         let count = self.effort.waiting as u64;
         for (index, name) in ["worker", "controller", "gateway"].iter().enumerate() {
-            let grown = with_sessions[index].saturating_sub(before[index]);
+            let grown = with_sessions[index].saturating_sub(empty[index]);
             let figure = format!("{}, {} KiB a session", mib(empty[index]), grown / count);
-            table.row(
-                &format!("memory (PSS), {name}, empty"),
-                &figure,
-                &format!("{} after the run", mib(before[index])),
-            );
+            table.row(&format!("memory (PSS), {name}, empty"), &figure, &"");
         }
         let shim = shims.iter().sum::<u64>() / (shims.len() as u64).max(1);
         table.row("memory (PSS), shim, each", &format!("{shim} KiB of {}", shims.len()), &"");

@@ -1,7 +1,7 @@
 //! `make bench`: what the farm costs, each figure beside a baseline taken in the same run.
 //!
-//! Everything is measured from outside, through MCP and the command line, on the programs that ship. The claude is the
-//! scripted one: a few milliseconds, so that what is left is ours. Figures are median (min-max, n).
+//! Everything is measured from outside, through MCP and the command line, on the programs that ship. The claude
+//! is the scripted one: a few milliseconds, so that what is left is ours. Figures are median (min-max, n).
 
 mod baseline;
 mod farm;

@@ -39,8 +39,9 @@ fn permission() -> Story {
     Story {
         title: "take a note",
         asks: "permission",
-        words: "Use the Bash tool to write the line `watered the farm` to notes/today.txt and to commit that file with git \
-                (git -c user.name=demo -c user.email=demo@localhost commit). Then say in one sentence what you did.",
+        words: "Use the Bash tool to write the line `watered the farm` to notes/today.txt and to commit that \
+                file with git (git -c user.name=demo -c user.email=demo@localhost commit). Then say in one \
+                sentence what you did.",
         arguments: json!({}),
         script: vec![
             Turn { text: Some("I will write the note and commit it.".to_owned()), ..Turn::bash(commit) },
@@ -51,14 +52,15 @@ fn permission() -> Story {
 
 fn question() -> Story {
     let option = |label: &str, description: &str| json!({ "label": label, "description": description });
-    let ask = json!({ "questions": [{ "question": "Which language shall the greeting have?", "header": "Language",
+    let ask = json!({ "questions": [{ "question": "Which language shall the greeting have?",
+        "header": "Language",
         "multiSelect": false, "options": [option("English", "hello"), option("French", "bonjour")] }] });
     let write = json!({ "file_path": "greeting.txt", "content": "bonjour, la ferme\n" });
     Story {
         title: "greet the farm",
         asks: "input",
-        words: "Write a greeting for the farm to greeting.txt in the current directory, one line. First ask me with the \
-                AskUserQuestion tool whether it shall be in English or in French. Do not commit.",
+        words: "Write a greeting for the farm to greeting.txt in the current directory, one line. First ask \
+                me with the AskUserQuestion tool whether it shall be in English or in French. Do not commit.",
         arguments: json!({ "permissionMode": "accept_edits" }),
         script: vec![
             Turn::tool("AskUserQuestion", ask),
@@ -70,12 +72,14 @@ fn question() -> Story {
 
 fn plan() -> Story {
     let write = "printf '\\n\\ndef part(name):\\n    return \"goodbye \" + name\\n' >> src/greet.py";
-    let plan = "# Say goodbye too\n\n1. Add `part(name)` to src/greet.py, beside `greet`.\n2. Leave `greet` as it is.";
+    let plan = "# Say goodbye too\n\n1. Add `part(name)` to src/greet.py, beside `greet`.\n\
+                2. Leave `greet` as it is.";
     Story {
         title: "say goodbye too",
         asks: "plan_approval",
-        words: "Add a function part(name) to src/greet.py that returns \"goodbye \" and the name. It is a tiny change: plan it \
-                without exploring further and present the plan with ExitPlanMode; once approved, do it. Do not commit.",
+        words: "Add a function part(name) to src/greet.py that returns \"goodbye \" and the name. It is a \
+                tiny change: plan it without exploring further and present the plan with ExitPlanMode; once \
+                approved, do it. Do not commit.",
         arguments: json!({ "permissionMode": "plan" }),
         script: vec![
             Turn::tool("Write", json!({ "file_path": "{{plan_file}}", "content": plan })),

@@ -73,7 +73,8 @@ pub fn suggestions(tool: &str, input: &Value) -> Value {
             let command = input["command"].as_str().unwrap_or_default();
             let words: Vec<&str> = command.split_whitespace().take(2).collect();
             let rule = json!({ "toolName": "Bash", "ruleContent": format!("{} *", words.join(" ")) });
-            json!([{ "type": "addRules", "rules": [rule], "behavior": "allow", "destination": "localSettings" },
+            json!([{ "type": "addRules", "rules": [rule], "behavior": "allow",
+                "destination": "localSettings" },
                 { "type": "setMode", "mode": "acceptEdits", "destination": "session" }])
         }
         _ => json!([{ "type": "setMode", "mode": "acceptEdits", "destination": "session" }]),

@@ -74,7 +74,8 @@ impl Spent {
     pub fn by_model(self, model: &str) -> Value {
         let mut models = Map::new();
         if self.input + self.output > 0 {
-            let spent = json!({ "inputTokens": self.input, "outputTokens": self.output, "cacheReadInputTokens": 0,
+            let spent = json!({ "inputTokens": self.input, "outputTokens": self.output,
+                "cacheReadInputTokens": 0,
                 "cacheCreationInputTokens": 0, "webSearchRequests": 0, "costUSD": self.dollars(),
                 "contextWindow": 200_000 });
             models.insert(model.to_owned(), spent);

@@ -55,7 +55,8 @@ impl Output {
     /// A block of the assistant's message.
     pub fn assistant(&self, message_id: &str, model: &str, block: &Value, usage: &Map<String, Value>) {
         self.event(json!({ "type": "assistant", "message": { "id": message_id, "type": "message",
-            "role": "assistant", "model": model, "content": [block], "stop_reason": null, "stop_sequence": null,
+            "role": "assistant", "model": model, "content": [block], "stop_reason": null,
+            "stop_sequence": null,
             "usage": usage, "context_management": null }, "parent_tool_use_id": null }));
     }
 

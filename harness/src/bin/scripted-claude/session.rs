@@ -65,7 +65,8 @@ pub fn run(args: Args) -> ExitCode {
         let problem = format!("No conversation found with session ID: {session_id}");
         out.event(json!({ "type": "result", "subtype": "error_during_execution", "is_error": true,
             "duration_ms": 0, "duration_api_ms": 0, "num_turns": 0, "total_cost_usd": 0,
-            "usage": Spent::default().usage(), "modelUsage": {}, "permission_denials": [], "errors": [problem] }));
+            "usage": Spent::default().usage(), "modelUsage": {}, "permission_denials": [],
+            "errors": [problem] }));
         return crate::fail(&problem);
     }
     let witness = Witness::open(&session_id);

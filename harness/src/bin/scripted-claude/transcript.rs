@@ -36,7 +36,8 @@ impl Transcript {
 
     pub fn add(&self, role: &str, content: &Value) {
         let Some(file) = &self.file else { return };
-        let entry = json!({ "type": role, "message": { "role": role, "content": content }, "version": crate::VERSION });
+        let entry = json!({ "type": role, "message": { "role": role, "content": content },
+            "version": crate::VERSION });
         let folder = file.parent().map_or(Ok(()), fs::create_dir_all);
         let opened = folder.and_then(|()| fs::OpenOptions::new().create(true).append(true).open(file));
         let _ = opened.and_then(|mut file| file.write_all(format!("{entry}\n").as_bytes()));

@@ -40,11 +40,11 @@ pub struct Installed {
 /// Looks a program up as a shell would.
 #[must_use]
 pub fn find(program: &Path) -> Option<PathBuf> {
+    let absolute = |path: &Path| std::path::absolute(path).ok().filter(|path| path.is_file());
     if program.components().count() > 1 {
-        return program.canonicalize().ok();
+        return absolute(program);
     }
-    let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(program)).find(|candidate| candidate.is_file())
+    env::split_paths(&env::var_os("PATH")?).find_map(|dir| absolute(&dir.join(program)))
 }
 
 /// Finds claude and asks its version.

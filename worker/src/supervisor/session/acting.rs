@@ -26,6 +26,11 @@ impl Session {
 
     /// Events first and durable, then the rest in order.
     pub(super) async fn perform(&mut self, effects: Vec<Effect>) {
+        let Some(run) = self.run.as_mut() else { return };
+        if effects.contains(&Effect::Over) {
+            // Before the end is told: whoever hears of it may use the slot at once.
+            run.slot = None;
+        }
         let Some(run) = &self.run else { return };
         let number = run.attempt.start.attempt;
         let (mut drafts, mut others) = (Vec::new(), Vec::new());
@@ -62,7 +67,6 @@ impl Session {
             Effect::Over => {
                 if let Some(run) = self.run.take() {
                     self.record.note_usage(run.attempt.fold.raw_usage());
-                    drop(run); // frees the slot
                 }
                 self.write_record().await;
                 let end = self.spool_end();
@@ -128,7 +132,8 @@ impl Session {
 
     pub(super) fn tell_activity(&mut self, text: String) {
         let Some(run) = &self.run else { return };
-        let body = Activity { text, permission_mode: run.attempt.fold.permission_mode().to_owned() };
+        let permission_mode = run.attempt.fold.permission_mode().to_owned();
+        let body = Activity { text, permission_mode };
         let event = SessionEvent {
             session_id: self.id.to_string(),
             attempt: run.attempt.start.attempt,

@@ -38,6 +38,8 @@ impl Session {
             let base = start.output_base_offset;
             self.entry.update(|view| (view.base_offset, view.end_offset) = (base, base));
         }
+        self.record.released = false;
+        self.launch_error = None;
         let (dir, record, order) = (self.dir.clone(), self.record.clone(), start.clone());
         let written = task::spawn_blocking("write start", move || {
             dir.write_record(&record).and_then(|()| dir.write_start(&order))
@@ -76,11 +78,12 @@ impl Session {
             reader: Reader::new(&self.dir.spool(), self.record.base_offset),
             position: output_start,
             span,
-            _slot: slot,
+            slot,
         });
         self.entry.update(|view| {
             view.attempt = number;
             view.running = true;
+            view.released = false;
             view.last_input = last_input;
         });
     }

@@ -8,9 +8,9 @@ use crate::{
     output::new_id,
 };
 
-const REJECTED: &str = "The user doesn't want to proceed with this tool use. The tool use was rejected (eg. if it was \
-     a file edit, the new_string was NOT written to the file). STOP what you are doing and wait for the user to tell \
-     you how to proceed.";
+const REJECTED: &str = "The user doesn't want to proceed with this tool use. The tool use was rejected (eg. \
+     if it was a file edit, the new_string was NOT written to the file). STOP what you are doing and wait for the \
+     user to tell you how to proceed.";
 
 impl Session {
     /// Answers a control request. An interrupt inside a turn is the error that ends it.

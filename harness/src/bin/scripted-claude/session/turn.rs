@@ -68,7 +68,8 @@ impl Session {
         json!({ "type": "system", "subtype": "init", "cwd": std::env::current_dir().unwrap_or_default(),
             "tools": ["AskUserQuestion", "Bash", "EnterPlanMode", "ExitPlanMode", "Read", "Write"],
             "mcp_servers": [], "model": self.model, "permissionMode": self.rules.mode, "slash_commands": [],
-            "apiKeySource": "none", "claude_code_version": crate::VERSION, "output_style": "default", "agents": [],
+            "apiKeySource": "none", "claude_code_version": crate::VERSION, "output_style": "default",
+            "agents": [],
             "skills": [], "plugins": [] })
     }
 
@@ -86,8 +87,8 @@ impl Session {
             counts.spent.add(&usage);
             self.spent.add(&usage);
             if turn.stop() == "refusal" {
-                let text = "API Error: Claude Code is unable to respond to this request, which appears to violate \
-                            our Usage Policy.";
+                let text = "API Error: Claude Code is unable to respond to this request, which appears to \
+                            violate our Usage Policy.";
                 self.out.event(json!({ "type": "system", "subtype": "model_refusal_no_fallback",
                     "original_model": self.model, "content": "" }));
                 self.out.synthetic(text, "refusal", "unknown");
