@@ -42,6 +42,8 @@ pub struct ProjectConfig {
     pub allow_trust_mode: bool,
     /// Whether the repository's own settings, hooks, MCP servers and CLAUDE.md are used. They run without being asked.
     pub trusted: bool,
+    /// Whether sessions' branches may be pushed to its remotes, with the operator's credentials. Off unless said.
+    pub allow_push: bool,
 }
 
 /// How claude is run.

@@ -141,6 +141,7 @@ impl Supervisor {
             end_offset: record.base_offset + dir.spool_bytes(),
             last_input: last_input.unwrap_or_default(),
             activity: None,
+            standing: None,
         };
         let entry = self.board.enter(id, outbox, view);
         let resumes = start.filter(|start| start.attempt > ended);

@@ -62,6 +62,7 @@ fn hello(uplink: &Uplink) -> Hello {
         git: project.path.ancestors().any(|dir| dir.join(".git").exists()),
         allow_trust_mode: project.allow_trust_mode,
         trusted: project.trusted,
+        allow_push: project.allow_push,
     };
     Hello {
         worker: config.name.to_string(),
@@ -119,6 +120,11 @@ async fn send_events(
     sent: &mut HashMap<SessionId, u64>,
 ) -> Result<(), mpsc::error::SendError<ConnectRequest>> {
     for entry in uplink.supervisor.board().entries() {
+        if !sent.contains_key(&entry.session)
+            && let Some(standing) = entry.view().standing
+        {
+            send(up, standing).await?;
+        }
         let last = sent.entry(entry.session).or_default();
         for event in entry.take_after(*last) {
             *last = event.event_seq.max(*last);

@@ -349,6 +349,7 @@ impl Machine {
             path: repo.clone(),
             allow_trust_mode: false,
             trusted: false,
+            allow_push: false,
         };
         let config = Config {
             controller: format!("http://{}", controller.addr),
