@@ -2,6 +2,7 @@
 
 mod bad_input;
 mod changes;
+mod disk;
 mod farm;
 mod fleet;
 mod life;

@@ -228,7 +228,8 @@ pub struct Push {
 
 impl Push {
     pub async fn send(&self, body: push_output_request::Body) {
-        self.up.send(PushOutputRequest { body: Some(body) }).await.expect("the stream holds");
+        // A stream that has ended says so to whoever waits for its answers.
+        let _ = self.up.send(PushOutputRequest { body: Some(body) }).await;
     }
 
     pub async fn open(&self, session: &str) {
@@ -239,6 +240,21 @@ impl Push {
     pub async fn chunk(&self, session: &str, offset: u64, data: impl Into<Vec<u8>>) {
         let chunk = OutputChunk { session_id: session.into(), offset, data: data.into().into() };
         self.send(push_output_request::Body::Chunk(chunk)).await;
+    }
+
+    /// The status the stream ends with, and how far it was acknowledged until then.
+    pub async fn ended(&mut self) -> (Status, u64) {
+        let mut acked = 0;
+        loop {
+            match timeout(PATIENCE, self.down.message()).await.expect("the stream ends in time") {
+                Ok(Some(PushOutputResponse { body: Some(push_output_response::Body::Ack(ack)) })) => {
+                    acked = acked.max(ack.offset);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return (Status::ok("ended"), acked),
+                Err(status) => return (status, acked),
+            }
+        }
     }
 
     pub async fn answer(&mut self) -> push_output_response::Body {
