@@ -9,6 +9,7 @@ mod archive;
 mod attach;
 mod book;
 mod events;
+mod expire;
 mod input;
 mod place;
 mod read;
@@ -49,6 +50,8 @@ pub struct Config {
     pub tick: Duration,
     /// After how long a worker counts as silent.
     pub unreachable_after: Duration,
+    /// How long archived sessions are kept; none: for ever.
+    pub keep_ended: Option<Duration>,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;

@@ -74,6 +74,7 @@ pub async fn start(
         plan_due: false,
         started,
         absent_told: false,
+        expire_at: started,
     };
     Ok((Handle { mailbox: sender }, task::spawn("engine", engine.run(leaving, stop))))
 }

@@ -39,6 +39,8 @@ pub(super) struct Engine {
     pub(super) started: Instant,
     /// Watchers were told of the workers that never came back after the start.
     pub(super) absent_told: bool,
+    /// When to look next for sessions to forget.
+    pub(super) expire_at: Instant,
 }
 
 impl Engine {
@@ -61,7 +63,10 @@ impl Engine {
                     has_left = true;
                     self.fleet.close_all(Closing::Shutdown);
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.tick();
+                    self.expire(&mut stage);
+                }
                 message = self.mailbox.recv() => {
                     let Some(message) = message else { break };
                     self.gather(message, &mut stage);

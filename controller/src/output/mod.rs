@@ -41,10 +41,15 @@ struct Writer {
     synced: u64,
     /// The file may be longer than what is held: it is cut before anything is written again.
     torn: bool,
+    /// The session is forgotten: who still holds this must not make the file again.
+    removed: bool,
 }
 
 impl Writer {
     fn open(&mut self, path: &Path) -> io::Result<&File> {
+        if self.removed {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the session is forgotten"));
+        }
         Ok(match &mut self.file {
             Some(file) => file,
             closed => closed.insert(OpenOptions::new().write(true).create(true).truncate(false).open(path)?),
@@ -94,6 +99,25 @@ impl Replicas {
         known.get(&session).map_or(0, |replica| *replica.end.borrow())
     }
 
+    /// Removes the copy of a session for good. One that is not there is no error.
+    ///
+    /// # Errors
+    /// When the file cannot be removed; it is as before then.
+    pub fn remove(&self, session: SessionId) -> io::Result<()> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(replica) = known.get(&session) else { return Ok(()) };
+        let mut writer = replica.lock();
+        match fs::remove_file(&replica.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        writer.file = None;
+        writer.removed = true;
+        drop(writer);
+        known.remove(&session);
+        Ok(())
+    }
+
     /// The copy of a session, empty when nothing of it was held so far.
     #[must_use]
     pub fn of(&self, session: SessionId) -> Arc<Replica> {
@@ -110,7 +134,7 @@ impl Replicas {
 
 impl Replica {
     fn new(path: PathBuf, end: u64) -> Self {
-        let writer = Writer { file: None, synced: end, torn: false };
+        let writer = Writer { file: None, synced: end, torn: false, removed: false };
         Self { path, writer: Mutex::new(writer), end: watch::Sender::new(end) }
     }
 
@@ -231,5 +255,12 @@ mod tests {
         let more = again.of(session).append(11, &Bytes::from_static(b"!")).expect("written");
         assert_eq!(more, Appended::Held(12));
         assert_eq!(again.of(session).sync().expect("synced"), 12);
+
+        let held = again.of(session);
+        again.remove(session).expect("removed");
+        again.remove(session).expect("nothing to do");
+        assert_eq!(again.end(session), 0);
+        held.append(12, &Bytes::from_static(b"late")).expect_err("it is forgotten");
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
     }
 }

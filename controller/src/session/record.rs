@@ -141,6 +141,9 @@ pub struct State {
     /// Number of the input that last told claude of an interruption; 0: none.
     #[prost(uint64, tag = "30")]
     pub note: u64,
+    /// When it was archived; none in records of the first build.
+    #[prost(message, optional, tag = "31")]
+    pub archived_at: Option<Timestamp>,
 }
 
 /// A request id that was used for an input of this session.
