@@ -42,18 +42,6 @@ pub struct Options {
 
 /// Fetches; fetching again brings what is new.
 pub async fn run(options: Options) -> Result<Exit, Failure> {
-    let shutdown = Shutdown::new();
-    shutdown::on_signals(&shutdown)
-        .map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
-    // Dropping the work removes the file the bundle is in and ends a git that runs.
-    tokio::select! {
-        biased;
-        () = shutdown.requested() => Err(Failure::new(Exit::Failed, "interrupted; no branch was changed")),
-        result = fetch(options) => result,
-    }
-}
-
-async fn fetch(options: Options) -> Result<Exit, Failure> {
     let clone = CallersClone::open(options.into.as_deref()).await?;
     if let Some(name) = &options.branch {
         clone.check_branch_name(name).await?;
@@ -61,7 +49,16 @@ async fn fetch(options: Options) -> Result<Exit, Failure> {
     let mut client = Client::new(&options.remote)?;
     let output = Output::new(options.remote.json);
     let session = client.session(&options.session).await?;
-    let (summary, bundle) = receive(&mut client, &session.session_id).await?;
+    let shutdown = Shutdown::new();
+    shutdown::on_signals(&shutdown)
+        .map_err(|error| Failure::new(Exit::Failed, "signals cannot be caught").caused_by(&error))?;
+    let (summary, bundle) = tokio::select! {
+        biased;
+        // Dropping what was received removes its file.
+        () = shutdown.requested() => return Err(Failure::new(Exit::Failed, "interrupted; nothing was changed")),
+        received = receive(&mut client, &session.session_id) => received?,
+    };
+    // From here on a signal is left to git: killed in the middle it would leave its locks behind.
     if summary.branch.is_empty() || summary.head_commit.is_empty() {
         return Err(Failure::new(Exit::Failed, "the controller's answer names no branch"));
     }

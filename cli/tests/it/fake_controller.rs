@@ -40,6 +40,8 @@ pub struct State {
     pub bundle: Vec<u8>,
     /// The bundle breaks off before its end.
     pub breaks: bool,
+    /// The bundle never ends.
+    pub hangs: bool,
     pub asked: Vec<GetChangesRequest>,
     pub pushes: Vec<PushBranchRequest>,
 }
@@ -156,6 +158,9 @@ impl SessionService for Fake {
         if state.breaks {
             parts.truncate(2);
             parts.push(Err(Error::new(ErrorCode::WorkerUnreachable, "worker box went away").into()));
+        }
+        if state.hangs {
+            return Ok(Response::new(stream::iter(parts).chain(stream::pending()).boxed()));
         }
         Ok(Response::new(stream::iter(parts).boxed()))
     }

@@ -6,16 +6,17 @@ use std::{
 };
 
 use muster_proto::v1::ChangesSummary;
+use nix::sys::signal::Signal;
 
 use crate::{
     fake_controller::{Controller, HANDLE, ID},
-    process::{Run, User},
+    process::{Role, Run, User, eventually},
 };
 
 const BRANCH: &str = "muster/fix-login";
 
 /// git in a folder; what it prints.
-fn git(dir: &Path, args: &[&str]) -> String {
+pub fn git(dir: &Path, args: &[&str]) -> String {
     let output = Command::new("git")
         .args(["-c", "user.name=t", "-c", "user.email=t@example.org", "-c", "init.defaultBranch=main"])
         .args(args)
@@ -256,4 +257,24 @@ fn what_breaks_off_or_is_damaged_changes_nothing() {
     farm.controller.state().summaries[0].head_commit = "--upload-pack=touch x".into();
     refused(&farm.fetch(&[]), 1, "is no id of a commit");
     assert_eq!(farm.refs(), before);
+}
+
+#[test]
+fn a_fetch_that_is_interrupted_leaves_nothing_behind() {
+    let farm = Farm::new();
+    farm.commits("two\n");
+    farm.bundles(None);
+    farm.controller.state().hangs = true;
+    let before = farm.refs();
+    let (clone, temporary) = (farm.clone(), farm.user.path("tmp"));
+    std::fs::create_dir(&temporary).expect("a folder");
+    let files = || std::fs::read_dir(&temporary).expect("readable").count();
+    let address = farm.controller.address.to_string();
+    let mut command = farm.user.command(&["fetch", HANDLE, "--controller", &address]);
+    command.current_dir(&clone).env("TMPDIR", &temporary);
+    let role = Role::new(command.spawn().expect("starts"), farm.user.path("none"));
+    eventually("the bundle arrives", || (files() == 1).then_some(()));
+    role.signal(Signal::SIGINT);
+    assert_eq!(role.wait(), 1);
+    assert_eq!((files(), farm.refs()), (0, before));
 }

@@ -7,6 +7,7 @@ mod controller;
 mod documents;
 mod fake_controller;
 mod fetch;
+mod home;
 mod process;
 mod roles;
 mod up;
