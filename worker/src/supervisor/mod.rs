@@ -167,6 +167,10 @@ impl Supervisor {
         &self.context
     }
 
+    pub(crate) fn shared_context(&self) -> Arc<Context> {
+        Arc::clone(&self.context)
+    }
+
     /// Attempts that run.
     pub(crate) fn running(&self) -> u32 {
         self.context.running.load(Ordering::Acquire)
