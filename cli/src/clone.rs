@@ -89,8 +89,8 @@ impl CallersClone {
         if fits { Ok(()) } else { Err(Failure::usage(format!("{name:?} cannot be the name of a branch"))) }
     }
 
-    /// Brings what is wanted: from `bundle`, and where that leaves something out (git leaves out what everybody
-    /// has) from the clone itself.
+    /// Brings what is wanted: from `bundle`, and what that leaves out (git leaves out what both sides have)
+    /// from the clone itself.
     pub async fn bring(&self, wanted: &Wanted<'_>, bundle: Option<&Path>) -> Result<Brought, Failure> {
         self.check_branch_name(wanted.branch).await?;
         for commit in [wanted.base_commit, wanted.head_commit].into_iter().chain(wanted.work_commit) {
@@ -159,8 +159,8 @@ impl CallersClone {
         if let Some(place) = self.checked_out_at(wanted.branch).await? {
             let what = format!("branch {} is checked out in {}", wanted.branch, place.display());
             return Err(Failure::new(Exit::Failed, what).hint(
-                "bring it in under another name with --branch NAME and merge that, or switch that worktree to \
-                 another branch",
+                "bring it in under another name with --branch NAME and merge that, or switch that worktree \
+                 to another branch",
             ));
         }
         Ok(BranchChange::Forwarded { from: old.to_owned() })
@@ -233,8 +233,8 @@ impl CallersClone {
 
     fn lacks(&self, commit: &str) -> Failure {
         let what = format!("this clone lacks commit {commit}, which the session started from");
-        let hint = "bring the clone up to date (`git fetch`), or use a clone of the session's repository: the \
-                    project is that of `muster status`";
+        let hint = "bring the clone up to date (`git fetch`), or use a clone of the session's repository: \
+                    the project is that of `muster status`";
         Failure::new(Exit::Failed, what).hint(format!("{hint}; looked in {}", self.git_dir.display()))
     }
 
@@ -251,7 +251,8 @@ impl CallersClone {
         self.holds(&["merge-base", "--is-ancestor", ancestor, of]).await
     }
 
-    /// The worktree, if any, in which a branch is checked out: a ref that moves under one makes it look changed.
+    /// The worktree, if any, in which a branch is checked out: a ref that moves under one makes its files
+    /// look changed.
     async fn checked_out_at(&self, branch: &str) -> Result<Option<PathBuf>, Failure> {
         let listed = self.git(&["worktree", "list", "--porcelain"]).await?;
         let mut place = None;

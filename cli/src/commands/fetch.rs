@@ -55,7 +55,7 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
     let (summary, bundle) = tokio::select! {
         biased;
         // Dropping what was received removes its file.
-        () = shutdown.requested() => return Err(Failure::new(Exit::Failed, "interrupted; nothing was changed")),
+        () = shutdown.requested() => return Err(interrupted()),
         received = receive(&mut client, &session.session_id) => received?,
     };
     // From here on a signal is left to git: killed in the middle it would leave its locks behind.
@@ -77,6 +77,10 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
         output.note(&look(&wanted));
     }
     Ok(Exit::Ok)
+}
+
+fn interrupted() -> Failure {
+    Failure::new(Exit::Failed, "interrupted; nothing was changed")
 }
 
 /// The figures, and the bundle in a file; none when there is nothing a clone could lack.

@@ -65,7 +65,7 @@ impl Farm {
         git(&project, &["rev-parse", "HEAD"])
     }
 
-    /// The worker makes a bundle, as it does: of what the base does not have, with the work when there is some.
+    /// The worker makes a bundle, as it does: of what the base lacks, and the work when there is some.
     fn bundles(&self, uncommitted: Option<&str>) -> String {
         let project = self.user.path("project");
         let head = git(&project, &["rev-parse", BRANCH]);

@@ -1,4 +1,4 @@
-//! The way home of a session's work through a whole farm: seen, fetched and pushed, before and after archiving.
+//! The way home of a session's work through a whole farm: seen, fetched and pushed, also when it is archived.
 
 use crate::{
     fetch::git,
