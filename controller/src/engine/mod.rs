@@ -254,4 +254,6 @@ impl Handle {
 }
 
 #[cfg(test)]
+mod interleavings;
+#[cfg(test)]
 mod tests;

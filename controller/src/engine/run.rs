@@ -92,7 +92,7 @@ impl Engine {
     }
 
     // Whoever waits for a reply may have gone away: that is never an error here.
-    fn apply(&mut self, change: Change, stage: &mut Stage) {
+    pub(super) fn apply(&mut self, change: Change, stage: &mut Stage) {
         match change {
             Change::Spawn { request, reply } => {
                 let result = self.spawn(*request, stage);
@@ -144,7 +144,7 @@ impl Engine {
         }
     }
 
-    async fn commit(&mut self, mut stage: Stage) {
+    pub(super) async fn commit(&mut self, mut stage: Stage) {
         let txn = stage.txn(&self.book);
         if !txn.is_empty()
             && let Err(error) = self.store.commit(txn).await
@@ -179,7 +179,7 @@ impl Engine {
     }
 
     /// What only time changes: silence.
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         let now = Instant::now();
         let mut told: Vec<WorkerId> = self.fleet.changed_liveness(now);
         self.plan_due |= !told.is_empty();

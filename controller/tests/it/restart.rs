@@ -74,6 +74,20 @@ async fn a_start_that_never_arrived_is_sent_again_and_a_lost_attempt_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_stop_comes_to_its_end_also_when_the_worker_lost_its_disk() {
+    let farm = Farm::start().await;
+    let mut worker = FakeWorker::connect(&farm, hello("w1", 1)).await;
+    let id = farm.spawn("work").await.session_id;
+    let start = worker.start().await;
+    worker.work(&start).await;
+    farm.stop(&id).await;
+    drop(worker);
+    let _anew = FakeWorker::connect(&farm, hello("w1", 1)).await;
+    let stopped = farm.until_status(&id, SessionStatus::Stopped).await;
+    assert_eq!((stopped.stopping, stopped.end.expect("an end").reason()), (false, EndReason::Stopped));
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_nobody_wants_is_stopped_and_old_events_change_nothing() {
     let farm = Farm::start().await;
     let mut worker = FakeWorker::connect(&farm, hello("w1", 1)).await;
