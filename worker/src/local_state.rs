@@ -211,6 +211,14 @@ pub(crate) fn temporary(state_dir: &Path) -> PathBuf {
     state_dir.join("temporary")
 }
 
+/// Removes what an earlier worker had under way. The lock of the state folder is held, so nobody uses it.
+pub(crate) fn empty_temporary(state_dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(temporary(state_dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
 fn sessions(state_dir: &Path) -> PathBuf {
     state_dir.join("sessions")
 }

@@ -9,6 +9,7 @@ mod ending;
 mod launching;
 mod leftovers;
 mod locate;
+pub(crate) mod orphans;
 mod outbox;
 mod phase;
 mod session;
