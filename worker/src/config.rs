@@ -55,6 +55,8 @@ pub struct ClaudeConfig {
     pub env: BTreeMap<String, String>,
     /// Variables of the worker that every claude gets, when they are set.
     pub pass_env: Vec<String>,
+    /// Output of one session kept on this worker, in bytes; a session that reaches it ends with OUTPUT_LIMIT.
+    pub output_limit_bytes: u64,
 }
 
 impl Default for ClaudeConfig {
@@ -77,6 +79,7 @@ impl Default for ClaudeConfig {
             program: PathBuf::from("claude"),
             env: BTreeMap::new(),
             pass_env: pass_env.map(ToOwned::to_owned).to_vec(),
+            output_limit_bytes: 1 << 30,
         }
     }
 }

@@ -439,3 +439,38 @@ async fn what_a_session_changed_is_told_fetched_and_pushed_only_where_that_is_al
     let origin = machine.repo.parent().expect("set").join("origin");
     assert_eq!(git(&origin, &["rev-parse", "muster/changes-abcdef"]), pushed.head_commit);
 }
+
+/// Defunct children of this process that are shims.
+fn defunct_shims() -> Vec<String> {
+    let own = format!(" Z {} ", std::process::id());
+    let stats = fs::read_dir("/proc").expect("there").flatten();
+    let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    stats.filter(|stat| stat.contains("muster-shim") && stat.contains(&own)).collect()
+}
+
+#[tokio::test]
+async fn shims_that_leave_are_reaped() {
+    let (controller, machine) = farm().await;
+    let start = start_order("reaped-abcdef", "say x");
+    controller.start_session(&start).await;
+    controller.ended(&start).await;
+    let shim = fs::read_to_string(machine.attempt_dir(&start).join("shim.pid")).expect("there");
+    let until = Instant::now() + support::LONG;
+    while Path::new(&format!("/proc/{shim}")).exists() {
+        assert!(Instant::now() < until, "never reaped: {:?}", defunct_shims());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn output_past_the_limit_ends_the_session_with_that_reason() {
+    let controller = Controller::start().await;
+    let mut machine = Machine::new(&controller);
+    machine.config.claude.output_limit_bytes = 200_000;
+    machine.start().await;
+    let start = start_order("limit-abcdef", "noise 20000000");
+    controller.start_session(&start).await;
+    let ended = controller.ended(&start).await;
+    assert_eq!(ended.end.as_ref().expect("set").reason(), EndReason::OutputLimit);
+    assert!(controller.output(&start, &ended).await.len() >= 200_000);
+}

@@ -163,7 +163,8 @@ impl Session {
         if blocked == (before != Held::default()) {
             return;
         }
-        let text = if blocked { "held: the worker's disk is full" } else { "the worker's disk has room again" };
+        let text =
+            if blocked { "held: the worker's disk is full" } else { "the worker's disk has room again" };
         let Some(event) = self.activity(text.to_owned()) else { return };
         self.entry.update(|view| {
             view.standing = blocked.then(|| event.clone());
