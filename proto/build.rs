@@ -17,6 +17,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         .build_transport(false) // its `connect` constructor would collide with the RPC of that name
         .bytes(".muster.v1.OutputChunk.data")
         .bytes(".muster.v1.ReadOutputResponse.data")
+        .bytes(".muster.v1.FetchBundleResponse.data")
+        .bytes(".muster.v1.AnswerQueryRequest.data")
         .compile_fds(descriptors)?;
     Ok(())
 }

@@ -3,7 +3,7 @@
 use std::{error::Error as StdError, time::Duration};
 
 use muster_proto::{
-    error::Error,
+    error::{Error, ErrorCode},
     limits, metadata,
     v1::{
         GetSessionRequest, Session, admin_service_client::AdminServiceClient,
@@ -21,6 +21,8 @@ use crate::{
 
 /// How long a call that is no stream may take. Archiving may wait 10 s for the worker.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for what the controller asks of a worker first, for which it waits 30 s itself.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(45);
 
 type Service = InterceptedService<Channel, TraceInterceptor>;
 
@@ -56,6 +58,13 @@ impl Client {
     pub fn call<T>(message: T) -> Request<T> {
         let mut request = Request::new(message);
         request.set_timeout(CALL_TIMEOUT);
+        request
+    }
+
+    /// The same for a call whose answer comes from a worker.
+    pub fn worker_call<T>(message: T) -> Request<T> {
+        let mut request = Request::new(message);
+        request.set_timeout(WORKER_TIMEOUT);
         request
     }
 
@@ -101,6 +110,11 @@ impl Client {
             FoundBy::Default => "start a farm with `muster up`, or name a controller with --controller",
         })
     }
+}
+
+/// The code of a failed call.
+pub fn code_of(status: &Status) -> ErrorCode {
+    Error::from_status(status).code
 }
 
 /// A reply without its session is a defect of the controller, not a reason to panic.

@@ -111,6 +111,7 @@ mod tests {
             ("project", "[\"a=/b\"]"),
             ("trust-project", "[\"a\"]"),
             ("allow-trust-mode", "[\"a\"]"),
+            ("allow-push", "[\"a\"]"),
             ("claude-env", "[\"A=b\"]"),
             ("claude-pass-env", "[\"A\"]"),
         ];

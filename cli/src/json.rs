@@ -6,12 +6,15 @@
 use std::collections::{BTreeMap, HashMap};
 
 use muster_proto::v1::{
-    Attention, End, ExplainSessionResponse, Project, Session, SessionSpec, Usage, Worker, Workspace,
-    attention,
+    Attention, ChangesFormat, ChangesSummary, End, ExplainSessionResponse, Project, Session, SessionSpec,
+    Usage, Worker, Workspace, attention,
 };
 use serde_json::{Value, json};
 
-use crate::show::{self, Timestamp};
+use crate::{
+    commands::diff::is_uncommitted,
+    show::{self, Timestamp},
+};
 
 /// Sessions as an array.
 pub fn sessions(sessions: &[Session]) -> Value {
@@ -33,6 +36,8 @@ pub fn session(session: &Session) -> Value {
         "openAttentions": session.open_attentions,
         "stopping": session.stopping,
         "archived": session.archived,
+        "blocked": text(&session.blocked),
+        "interruptions": session.interruptions,
         "queuePosition": (session.queue_position > 0).then_some(session.queue_position),
         "queueReason": text(&session.queue_reason),
         "end": session.end.as_ref().map(end),
@@ -167,6 +172,7 @@ fn project(project: &Project) -> Value {
         "git": project.git,
         "allowTrustMode": project.allow_trust_mode,
         "trusted": project.trusted,
+        "allowPush": project.allow_push,
     })
 }
 
@@ -180,6 +186,25 @@ pub fn explanation(session: &str, explanation: &ExplainSessionResponse) -> Value
             "worker": verdict.worker,
             "reason": verdict.reason,
         })).collect::<Value>(),
+    })
+}
+
+/// What a session changed.
+pub fn changes(session: &str, format: ChangesFormat, text: &str, summary: &ChangesSummary) -> Value {
+    json!({
+        "sessionId": session,
+        "format": show::changes_format(format),
+        "text": text,
+        "branch": summary.branch,
+        "baseCommit": summary.base_commit,
+        "headCommit": summary.head_commit,
+        "uncommitted": is_uncommitted(summary),
+        "workCommit": self::text(&summary.work_commit),
+        "keptRef": self::text(&summary.kept_ref),
+        "filesChanged": summary.files_changed,
+        "linesAdded": summary.lines_added,
+        "linesDeleted": summary.lines_deleted,
+        "commits": summary.commits,
     })
 }
 

@@ -97,7 +97,7 @@ impl Board {
         if self.output.terminal {
             return String::new();
         }
-        let mut line = format!("{}\t{}", session.handle, show::status(session.status()));
+        let mut line = format!("{}\t{}", session.handle, show::status_and_block(session));
         if session.archived {
             line.push_str(" (archived)");
         }
@@ -172,6 +172,21 @@ mod tests {
         assert!(picture.lines().nth(2).is_some_and(|line| line.contains("work-000007")), "{picture}");
         assert!(picture.starts_with("1 needs attention, 99 working\n"), "{picture}");
         assert!(picture.contains("and 78 more"), "{picture}");
+    }
+
+    #[test]
+    fn a_line_is_told_when_a_session_is_blocked_and_when_it_goes_on() {
+        let mut board = board();
+        board.output.terminal = false;
+        let mut work = session(1, SessionStatus::Working);
+        let mut tell = |blocked: &str| {
+            work.blocked = blocked.into();
+            board.apply(Update { whole: false, sessions: vec![work.clone()] }, &|_| true)
+        };
+        assert!(tell("").ends_with("\twork-000001\tworking\n"));
+        assert!(tell("disk_full").ends_with("\twork-000001\tworking (disk_full)\n"));
+        assert_eq!(tell("disk_full"), "");
+        assert!(tell("").ends_with("\tworking\n"));
     }
 
     #[test]

@@ -8,6 +8,7 @@
 mod address;
 mod args;
 mod client;
+mod clone;
 mod commands;
 mod config;
 mod failure;

@@ -226,11 +226,6 @@ impl Output {
         self.line(&text)
     }
 
-    /// One JSON document a line, whatever stdout is.
-    pub fn record(self, value: &Value) -> Result<(), Failure> {
-        self.line(&value.to_string())
-    }
-
     /// A table in the form that suits stdout.
     pub fn table(self, table: &Table) -> Result<(), Failure> {
         let text =

@@ -33,7 +33,11 @@ fn row(session: &Session, now: SystemTime) -> Vec<Cell> {
     let usage = session.usage.unwrap_or_default();
     let project = session.spec.as_ref().map_or("", |spec| spec.project.as_str());
     let headline: String = show::headline(session).chars().take(HEADLINE_CHARS).collect();
-    let tone = if session.archived { Tone::Faint } else { show::status_tone(session.status()) };
+    let tone = match session.archived {
+        true => Tone::Faint,
+        false if !session.blocked.is_empty() && session.end.is_none() => Tone::Bad,
+        false => show::status_tone(session.status()),
+    };
     vec![
         Cell::new(&session.handle),
         Cell::new(&status(session)).plain(&show::status(session.status())).tone(tone),
@@ -49,7 +53,7 @@ fn row(session: &Session, now: SystemTime) -> Vec<Cell> {
 
 /// The status for people: with the reason of a question, and what goes beside it.
 fn status(session: &Session) -> String {
-    let mut status = show::status(session.status());
+    let mut status = show::status_and_block(session);
     if let (SessionStatus::NeedsAttention, Some(attention)) = (session.status(), &session.attention) {
         status = format!("asks: {}", show::attention_reason(attention.reason()).replace('_', " "));
     }
@@ -116,6 +120,16 @@ mod tests {
             columns,
             "tidy-up-000000\tneeds_attention\tweb\tbox\t\t0\t0.0000\tmay use Bash: rm -rf build\n"
         );
+    }
+
+    #[test]
+    fn what_blocks_a_session_stands_beside_its_status() {
+        let mut session = Session { handle: "h".into(), blocked: "disk_full".into(), ..Default::default() };
+        session.set_status(SessionStatus::Working);
+        let screen = table([&session], SystemTime::now()).to_screen(120, false);
+        assert!(screen.contains("working (disk_full)"), "{screen}");
+        let columns = table([&session], SystemTime::now()).to_columns();
+        assert_eq!(columns, "h\tworking\t\t\t\t0\t0.0000\tblocked: disk_full\n");
     }
 
     #[test]

@@ -8,7 +8,10 @@ use std::time::{Duration, SystemTime};
 
 use muster_proto::{
     time,
-    v1::{AttentionReason, EndReason, Session, SessionStatus, WorkerHealth, WorkspaceState, attention},
+    v1::{
+        AttentionReason, ChangesFormat, EndReason, Session, SessionStatus, WorkerHealth, WorkspaceState,
+        attention,
+    },
 };
 
 use crate::output::Tone;
@@ -36,6 +39,15 @@ pub fn status(status: SessionStatus) -> String {
     name(status.as_str_name(), "SESSION_STATUS_")
 }
 
+/// The same for people: with what keeps the session from going on, `working (disk_full)`.
+pub fn status_and_block(session: &Session) -> String {
+    let name = status(session.status());
+    if session.blocked.is_empty() || session.end.is_some() {
+        return name;
+    }
+    format!("{name} ({})", line(&session.blocked))
+}
+
 /// `plan_approval`.
 pub fn attention_reason(reason: AttentionReason) -> String {
     name(reason.as_str_name(), "ATTENTION_REASON_")
@@ -49,6 +61,11 @@ pub fn end_reason(reason: EndReason) -> String {
 /// `present`.
 pub fn workspace_state(state: WorkspaceState) -> String {
     name(state.as_str_name(), "WORKSPACE_STATE_")
+}
+
+/// `patch`.
+pub fn changes_format(format: ChangesFormat) -> String {
+    name(format.as_str_name(), "CHANGES_FORMAT_")
 }
 
 /// `connected`.
@@ -104,6 +121,11 @@ pub fn cost(dollars: f64) -> String {
     }
 }
 
+/// The beginning of a commit's id, long enough to be unique in any repository.
+pub fn commit(id: &str) -> String {
+    line(id).chars().take(12).collect()
+}
+
 /// `1.5 GiB`.
 pub fn size(bytes: u64) -> String {
     const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
@@ -136,6 +158,9 @@ pub fn headline(session: &Session) -> String {
     }
     if session.status() == SessionStatus::Queued && !session.queue_reason.is_empty() {
         return format!("#{} in the queue: {}", session.queue_position, session.queue_reason);
+    }
+    if !session.blocked.is_empty() && session.end.is_none() {
+        return format!("blocked: {}", session.blocked);
     }
     if let Some(end) = session.end.as_ref().filter(|_| session.status() != SessionStatus::Completed) {
         return end.message.clone();
@@ -183,5 +208,9 @@ mod tests {
         session.queue_reason = "every slot is taken".into();
         session.queue_position = 2;
         assert_eq!(headline(&session), "#2 in the queue: every slot is taken");
+        session.set_status(SessionStatus::Working);
+        session.blocked = "disk_full".into();
+        assert_eq!(headline(&session), "blocked: disk_full");
+        assert_eq!(status_and_block(&session), "working (disk_full)");
     }
 }

@@ -30,6 +30,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use crate::{
+    fleet::queries::{self, Queries},
     output::Replicas,
     state_dir::{StateDir, StateDirError},
     store::{memory::Memory, sled::Sled},
@@ -62,10 +63,13 @@ pub struct Config {
     /// After how long a silent worker's sessions are shown as unreachable. Several heartbeats, or jitter
     /// looks like loss.
     pub unreachable_after: Duration,
+    /// How long a session is kept once it is archived; then its record and its output are removed. None: for
+    /// ever. Sessions that are not archived, or whose worktree is still there, are always kept.
+    pub keep_ended: Option<Duration>,
 }
 
 impl Config {
-    /// The defaults: sled, a heartbeat every 2 s, unreachable after 10 s.
+    /// The defaults: sled, a heartbeat every 2 s, unreachable after 10 s, archived sessions kept for 30 days.
     #[must_use]
     pub const fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
         Self {
@@ -74,6 +78,7 @@ impl Config {
             store: StoreKind::Sled,
             heartbeat_interval: Duration::from_secs(2),
             unreachable_after: Duration::from_secs(10),
+            keep_ended: Some(Duration::from_secs(30 * 24 * 3600)),
         }
     }
 }
@@ -144,6 +149,7 @@ impl Controller {
         let engine_config = engine::Config {
             tick: (config.heartbeat_interval / 2).max(Duration::from_millis(10)),
             unreachable_after: config.unreachable_after,
+            keep_ended: config.keep_ended,
         };
         let stop_engine = Shutdown::new();
         let (handle, mut engine) =
@@ -152,6 +158,7 @@ impl Controller {
         let context = service::Context {
             engine: handle,
             replicas,
+            queries: Queries::new(queries::PATIENCE),
             leaving: shutdown.clone(),
             heartbeat_interval: config.heartbeat_interval,
             unreachable_after: config.unreachable_after,

@@ -10,10 +10,11 @@ use muster_proto::{
     error::{Error, ErrorCode},
     limits,
     v1::{
-        ArchiveSessionRequest, ArchiveSessionResponse, GetSessionRequest, ListSessionsRequest,
-        ListSessionsResponse, ReadOutputRequest, ReadOutputResponse, SendInputRequest, SendInputResponse,
-        Session, SpawnSessionRequest, SpawnSessionResponse, StopSessionRequest, StopSessionResponse,
-        WatchSessionsRequest, WatchSessionsResponse, session_service_client::SessionServiceClient,
+        ArchiveSessionRequest, ArchiveSessionResponse, GetChangesRequest, GetChangesResponse,
+        GetSessionRequest, ListSessionsRequest, ListSessionsResponse, ReadOutputRequest, ReadOutputResponse,
+        SendInputRequest, SendInputResponse, Session, SpawnSessionRequest, SpawnSessionResponse,
+        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse,
+        session_service_client::SessionServiceClient,
     },
 };
 use muster_runtime::{
@@ -29,6 +30,8 @@ type Client = SessionServiceClient<InterceptedService<Channel, TraceInterceptor>
 
 /// A call that has no answer after this long is given up: the controller waits at most 10 s for anything.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
+/// The same for what the controller asks of a worker first, for which it waits 30 s itself.
+const WORKER_TIMEOUT: Duration = Duration::from_secs(45);
 /// Largest answer taken: a full page of sessions whose prompts are as long as they may be.
 const ANSWER_BYTES: usize = 512 << 20;
 /// How long the last bytes of a session that has ended may take to arrive from its worker. They travel beside
@@ -121,6 +124,14 @@ impl Controller {
         .await
     }
 
+    pub(crate) async fn changes(&self, request: GetChangesRequest) -> Result<GetChangesResponse, Error> {
+        self.call_within(WORKER_TIMEOUT, |mut client| {
+            let request = request.clone();
+            async move { client.get_changes(request).await }
+        })
+        .await
+    }
+
     /// Opens a watch, once: the caller decides how long a wait is worth retrying.
     pub(crate) async fn watch(&self, sessions: &[String]) -> Result<Streaming<WatchSessionsResponse>, Error> {
         let request = WatchSessionsRequest { sessions: sessions.to_vec() };
@@ -185,7 +196,15 @@ impl Controller {
         Ok(ended)
     }
 
-    async fn call<T, F, Fut>(&self, mut attempt: F) -> Result<T, Error>
+    async fn call<T, F, Fut>(&self, attempt: F) -> Result<T, Error>
+    where
+        F: FnMut(Client) -> Fut + Send,
+        Fut: Future<Output = Result<Response<T>, Status>> + Send,
+    {
+        self.call_within(CALL_TIMEOUT, attempt).await
+    }
+
+    async fn call_within<T, F, Fut>(&self, silence: Duration, mut attempt: F) -> Result<T, Error>
     where
         F: FnMut(Client) -> Fut + Send,
         Fut: Future<Output = Result<Response<T>, Status>> + Send,
@@ -193,10 +212,10 @@ impl Controller {
         let deadline = Instant::now() + self.patience;
         let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         loop {
-            let error = match timeout(CALL_TIMEOUT, attempt(self.client.clone())).await {
+            let error = match timeout(silence, attempt(self.client.clone())).await {
                 Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) => Error::from_status(&status),
-                Err(_) => return Err(self.silent()),
+                Err(_) => return Err(self.silent_for(silence)),
             };
             let delay = backoff.next_delay();
             if error.code != ErrorCode::ControllerUnavailable || Instant::now() + delay >= deadline {
@@ -222,7 +241,11 @@ impl Controller {
 
     /// It took the call and said nothing.
     pub(crate) fn silent(&self) -> Error {
-        let seconds = CALL_TIMEOUT.as_secs();
+        self.silent_for(CALL_TIMEOUT)
+    }
+
+    fn silent_for(&self, silence: Duration) -> Error {
+        let seconds = silence.as_secs();
         Error::new(
             ErrorCode::ControllerUnavailable,
             format!("the controller at {} did not answer within {seconds} s", self.address),

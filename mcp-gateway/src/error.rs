@@ -31,6 +31,7 @@ fn argument(field: &str) -> &str {
         "statuses" => "status",
         "updatedInputJson" => "updatedInput",
         "fromOffset" => "cursor",
+        "limitBytes" => "maxChars",
         "message" => "text",
         other => other,
     }
@@ -83,6 +84,14 @@ const fn default_hint(code: ErrorCode) -> &'static str {
         }
         ErrorCode::ControllerUnavailable => "call again in a moment",
         ErrorCode::WorkerUnreachable => "the session may still run there; call again in a moment",
+        ErrorCode::NoChangesKept => {
+            "there is no branch to compare; get_session_output shows what the session did"
+        }
+        ErrorCode::PushNotAllowed => {
+            "bring the branch into a clone with `muster fetch` and push it from there, or allow pushes for \
+             this project in the worker's configuration"
+        }
+        ErrorCode::GitFailed => "the message quotes git; put right what it names, then call again",
         ErrorCode::VersionMismatch => "upgrade the older side",
         ErrorCode::Internal | ErrorCode::Unspecified => "this is a defect in muster; its log says more",
     }

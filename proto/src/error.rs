@@ -104,9 +104,11 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::AttentionStale
         | ErrorCode::SessionRunning
         | ErrorCode::SessionEnded
+        | ErrorCode::NoChangesKept
+        | ErrorCode::GitFailed
         | ErrorCode::VersionMismatch => Code::FailedPrecondition,
         ErrorCode::InvalidCursor => Code::OutOfRange,
-        ErrorCode::TrustNotAllowed => Code::PermissionDenied,
+        ErrorCode::TrustNotAllowed | ErrorCode::PushNotAllowed => Code::PermissionDenied,
         ErrorCode::LimitReached => Code::ResourceExhausted,
         ErrorCode::StoreUnavailable | ErrorCode::ControllerUnavailable | ErrorCode::WorkerUnreachable => {
             Code::Unavailable
@@ -132,7 +134,7 @@ mod tests {
 
     #[test]
     fn every_code_survives_the_wire_with_field_and_hint() {
-        for number in 1..=17 {
+        for number in 1..=20 {
             let code = ErrorCode::try_from(number).expect("codes are dense");
             let error = Error { field: "prompt".into(), ..Error::new(code, "it is empty") }.hint("give one");
             let status = Status::from(error.clone());

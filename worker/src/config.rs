@@ -42,6 +42,8 @@ pub struct ProjectConfig {
     pub allow_trust_mode: bool,
     /// Whether the repository's own settings, hooks, MCP servers and CLAUDE.md are used. They run without being asked.
     pub trusted: bool,
+    /// Whether sessions' branches may be pushed to its remotes, with the operator's credentials. Off unless said.
+    pub allow_push: bool,
 }
 
 /// How claude is run.
@@ -53,6 +55,8 @@ pub struct ClaudeConfig {
     pub env: BTreeMap<String, String>,
     /// Variables of the worker that every claude gets, when they are set.
     pub pass_env: Vec<String>,
+    /// Output of one session kept on this worker, in bytes; a session that reaches it ends with OUTPUT_LIMIT.
+    pub output_limit_bytes: u64,
 }
 
 impl Default for ClaudeConfig {
@@ -75,6 +79,7 @@ impl Default for ClaudeConfig {
             program: PathBuf::from("claude"),
             env: BTreeMap::new(),
             pass_env: pass_env.map(ToOwned::to_owned).to_vec(),
+            output_limit_bytes: 1 << 30,
         }
     }
 }

@@ -30,7 +30,7 @@ use muster_runtime::{grpc, shutdown::Shutdown, task, task::Task};
 pub use crate::config::{ClaudeConfig, Config, ConfigError, ProjectConfig, Timing};
 use crate::{
     agent::claude::version::{self, FindError},
-    supervisor::Supervisor,
+    supervisor::{Supervisor, orphans},
     uplink::Uplink,
 };
 
@@ -64,6 +64,7 @@ pub enum StartError {
 pub struct Worker {
     uplink: Task<()>,
     _supervisor: Arc<Supervisor>,
+    _orphans: Option<Task<()>>,
     _lock: File,
 }
 
@@ -84,6 +85,13 @@ impl Worker {
         let real = local_state::prepare(&config.state_dir).map_err(state)?;
         let lock = lock(&real).await?;
         config.state_dir = real;
+        let orphans = orphans::adopt();
+        if let Err(error) = &orphans {
+            tracing::warn!(error = %error, "shims that leave may stay as defunct processes");
+        }
+        if let Err(error) = local_state::empty_temporary(&config.state_dir) {
+            tracing::warn!(error = %error, "temporary files of an earlier worker stay");
+        }
         let state_dir = config.state_dir.clone();
         let supervisor =
             Supervisor::restore(config, claude).map_err(|error| StartError::State(state_dir, error))?;
@@ -94,7 +102,7 @@ impl Worker {
                 tracing::error!(error = %error, "worker leaves");
             }
         });
-        Ok(Self { uplink: task, _supervisor: supervisor, _lock: lock })
+        Ok(Self { uplink: task, _supervisor: supervisor, _orphans: orphans.ok(), _lock: lock })
     }
 
     /// Returns once the worker has left: after the shutdown, or because another of its name took over. Sessions go on.

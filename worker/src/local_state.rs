@@ -3,6 +3,7 @@
 //! ```text
 //! <state_dir>/                       0700
 //!   worker.lock                      held while a worker runs on this folder
+//!   temporary/                       indexes and bundles on their way; emptied at start
 //!   worktrees/<handle>/              a session's workspace; nothing outside is ever removed
 //!   sessions/<session id>/
 //!     session.json                   Record: what holds over all attempts
@@ -135,7 +136,7 @@ pub(crate) struct SessionDir(PathBuf);
 
 impl SessionDir {
     pub(crate) fn new(state_dir: &Path, session: SessionId) -> Self {
-        Self(sessions(state_dir).join(session.to_string()))
+        Self(session_path(state_dir, session))
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -197,6 +198,24 @@ impl SessionDir {
         let attempt = self.attempt(start.attempt);
         fs::create_dir_all(attempt.path())?;
         write_durably(&attempt.path().join("start.pb"), &start.encode_to_vec())
+    }
+}
+
+/// Folder of one session.
+pub(crate) fn session_path(state_dir: &Path, session: SessionId) -> PathBuf {
+    sessions(state_dir).join(session.to_string())
+}
+
+/// Folder of files that mean nothing once the process that made them has gone.
+pub(crate) fn temporary(state_dir: &Path) -> PathBuf {
+    state_dir.join("temporary")
+}
+
+/// Removes what an earlier worker had under way. The lock of the state folder is held, so nobody uses it.
+pub(crate) fn empty_temporary(state_dir: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(temporary(state_dir)) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
     }
 }
 

@@ -62,6 +62,7 @@ fn launch_order(place: &Place, program: &str, args: &[&str]) -> Launch {
         spool: place.spool.clone(),
         spool_base: 1000,
         output_start: 1000,
+        spool_limit: 0,
     }
 }
 
@@ -287,4 +288,21 @@ async fn a_full_disk_holds_the_program_and_is_told_until_it_is_killed() {
     let exit = exit(&mut link).await;
     assert!(exit.output_lost && exit.signal == Some(9) && exit.spool_end == 1000, "{exit:?}");
     assert!(!alive(&fs::read_to_string(place.cwd.join("writer")).expect("there")));
+}
+
+#[tokio::test]
+async fn a_spool_at_its_limit_ends_the_whole_tree_and_keeps_what_came() {
+    let place = place();
+    let script =
+        "(trap '' TERM HUP; sleep 600) & echo $! > pid; mv pid child; while :; do echo 0123456789; done";
+    let order = Launch { spool_limit: 100_000, ..launch_order(&place, "/bin/sh", &["-c", script]) };
+    place.attempt.write_launch(&order).expect("written");
+    let mut link = client::launch(Path::new(SHIM), &place.attempt).await.expect("it starts");
+    let exit = exit(&mut link).await;
+    assert!(exit.output_limit && !exit.output_lost && exit.survivors == 0, "{exit:?}");
+    let spool = fs::read(&place.spool).expect("there");
+    assert!((100_000..10_000_000).contains(&spool.len()), "{}", spool.len());
+    assert_eq!(exit.spool_end, 1000 + spool.len() as u64);
+    assert!(spool.chunks(11).rev().skip(1).all(|line| line == b"0123456789\n"), "no byte is missing");
+    assert!(!alive(&fs::read_to_string(place.cwd.join("child")).expect("there")));
 }

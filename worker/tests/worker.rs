@@ -7,8 +7,9 @@ use std::{
 };
 
 use muster_proto::v1::{
-    AttentionReason, Decision, EndReason, ReleaseWorkspace, StartSession, Workspace, connect_response, input,
-    session_event::Body,
+    AttentionReason, BundleQuery, ChangesFormat, ChangesQuery, Decision, EndReason, ErrorCode, PushQuery,
+    ReleaseWorkspace, StartSession, Workspace, answer_query_request, connect_response, input,
+    session_event::Body, workspace_query::Ask,
 };
 
 mod support;
@@ -400,4 +401,76 @@ async fn a_shim_that_cannot_be_run_is_an_end_with_its_reason() {
     let end = controller.ended(&start).await.end.expect("set");
     assert_eq!(end.reason(), EndReason::StartFailed);
     assert!(end.message.contains("shim program does not start"), "{end:?}");
+}
+
+#[tokio::test]
+async fn what_a_session_changed_is_told_fetched_and_pushed_only_where_that_is_allowed() {
+    let controller = Controller::start().await;
+    let mut machine = Machine::new(&controller);
+    git(machine.repo.parent().expect("set"), &["init", "-q", "--bare", "origin"]);
+    git(&machine.repo, &["remote", "add", "origin", "../origin"]);
+    machine.start().await;
+    let start = start_order("changes-abcdef", "write made.txt");
+    controller.start_session(&start).await;
+    controller.ended(&start).await;
+    let format = ChangesFormat::Stat as u32;
+    let changes = Ask::Changes(ChangesQuery { format, limit_bytes: 1000, ..ChangesQuery::default() });
+    let (body, _, text) = controller.ask(&start, changes).await;
+    let answer_query_request::Body::Result(result) = body else { panic!("{body:?}") };
+    assert_eq!(text, b"1\t0\tmade.txt\n");
+    assert_eq!((result.files_changed, result.lines_added, result.total_bytes), (1, 1, text.len() as u64));
+    let (body, _, bundle) = controller.ask(&start, Ask::Bundle(BundleQuery {})).await;
+    assert!(matches!(body, answer_query_request::Body::Result(_)), "{body:?}");
+    let file = machine.home.join("work.bundle");
+    fs::write(&file, bundle).expect("written");
+    let heads = git(&machine.repo, &["bundle", "list-heads", file.to_str().expect("text")]);
+    assert_eq!(heads, format!("{} {}", result.work_commit, result.kept_ref));
+    let push = || Ask::Push(PushQuery { remote: String::new() });
+    let (body, said, _) = controller.ask(&start, push()).await;
+    let answer_query_request::Body::Error(error) = body else { panic!("{body:?}") };
+    assert_eq!(error.code(), ErrorCode::PushNotAllowed, "{said}");
+    machine.leave().await;
+    machine.config.projects[0].allow_push = true;
+    machine.start().await;
+    controller.until("a second hello", |seen| seen.hellos.get(1).cloned()).await;
+    let (body, said, _) = controller.ask(&start, push()).await;
+    let answer_query_request::Body::Result(pushed) = body else { panic!("{body:?}: {said}") };
+    assert_eq!(pushed.remote, "origin");
+    let origin = machine.repo.parent().expect("set").join("origin");
+    assert_eq!(git(&origin, &["rev-parse", "muster/changes-abcdef"]), pushed.head_commit);
+}
+
+/// Defunct children of this process that are shims.
+fn defunct_shims() -> Vec<String> {
+    let own = format!(" Z {} ", std::process::id());
+    let stats = fs::read_dir("/proc").expect("there").flatten();
+    let stats = stats.filter_map(|entry| fs::read_to_string(entry.path().join("stat")).ok());
+    stats.filter(|stat| stat.contains("muster-shim") && stat.contains(&own)).collect()
+}
+
+#[tokio::test]
+async fn shims_that_leave_are_reaped() {
+    let (controller, machine) = farm().await;
+    let start = start_order("reaped-abcdef", "say x");
+    controller.start_session(&start).await;
+    controller.ended(&start).await;
+    let shim = fs::read_to_string(machine.attempt_dir(&start).join("shim.pid")).expect("there");
+    let until = Instant::now() + support::LONG;
+    while Path::new(&format!("/proc/{shim}")).exists() {
+        assert!(Instant::now() < until, "never reaped: {:?}", defunct_shims());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn output_past_the_limit_ends_the_session_with_that_reason() {
+    let controller = Controller::start().await;
+    let mut machine = Machine::new(&controller);
+    machine.config.claude.output_limit_bytes = 200_000;
+    machine.start().await;
+    let start = start_order("limit-abcdef", "noise 20000000");
+    controller.start_session(&start).await;
+    let ended = controller.ended(&start).await;
+    assert_eq!(ended.end.as_ref().expect("set").reason(), EndReason::OutputLimit);
+    assert!(controller.output(&start, &ended).await.len() >= 200_000);
 }

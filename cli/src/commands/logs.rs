@@ -2,7 +2,11 @@
 //!
 //! Invariant: bytes are taken by offset, so that a reconnect neither repeats nor loses one.
 
-use std::time::{Duration, Instant};
+use std::{
+    borrow::Cow,
+    collections::VecDeque,
+    time::{Duration, Instant},
+};
 
 use clap::Args;
 use muster_mcp_gateway::render::Transcript;
@@ -22,6 +26,10 @@ use crate::{
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest line `--json` keeps in memory; a longer one is passed on in pieces, as text.
 const LINE_BYTES: usize = 64 << 20;
+/// How far back `--tail` looks at first; further when too few lines are in it, up to `TAIL_BYTES`.
+const FIRST_LOOK: u64 = 256 << 10;
+/// How far back it looks at most: output that shows nothing can be long.
+const TAIL_BYTES: u64 = 64 << 20;
 
 /// Arguments of `logs`.
 #[derive(Debug, Args)]
@@ -37,6 +45,9 @@ pub struct Options {
     /// Begin at this byte of the output (with text or JSON: at the beginning of a line)
     #[arg(long, value_name = "OFFSET", default_value_t = 0, hide_default_value = true)]
     from: u64,
+    /// Only the last lines, this many, of what is there; with --follow also what comes
+    #[arg(long, value_name = "N", conflicts_with = "from")]
+    tail: Option<usize>,
     #[command(flatten)]
     remote: Remote,
 }
@@ -45,19 +56,88 @@ pub struct Options {
 pub async fn run(options: Options) -> Result<Exit, Failure> {
     let client = Client::new(&options.remote)?;
     let output = Output::new(options.remote.json);
-    let mut form = if options.raw {
-        Form::Raw
-    } else if output.json {
-        Form::Lines(Lines { offset: options.from, unfinished: Vec::new() })
-    } else {
-        Form::Text(Box::default())
+    let (mut form, mut reader) = match options.tail {
+        None => {
+            let reader = Reader::new(client, &options.session, options.from, options.follow);
+            (Form::new(&options, options.from), reader)
+        }
+        Some(lines) => {
+            let session = client.clone().session(&options.session).await?;
+            let end = session.output_end_offset;
+            let (mut form, mut tail) = last_lines(&client, &options, &session.session_id, end, lines).await?;
+            if !options.follow {
+                tail.push(&form.rest());
+                return output.bytes(&tail.into_bytes()).map(|()| Exit::Ok);
+            }
+            output.bytes(&tail.into_bytes())?;
+            (form, Reader::new(client, &session.session_id, end, true))
+        }
     };
-    let mut reader = Reader::new(client, &options);
     while let Some(data) = reader.next().await? {
-        form.show(output, &data)?;
+        output.bytes(&form.shown(&data))?;
     }
-    form.finish(output)?;
+    output.bytes(&form.rest())?;
     Ok(Exit::Ok)
+}
+
+/// The last lines before `end` as they are shown, and the form that can go on there.
+async fn last_lines(
+    client: &Client,
+    options: &Options,
+    session: &str,
+    end: u64,
+    most: usize,
+) -> Result<(Form, Tail), Failure> {
+    let mut window = FIRST_LOOK;
+    loop {
+        let from = end.saturating_sub(window);
+        let mut form = Form::new(options, from);
+        let mut tail = Tail { most, lines: VecDeque::new() };
+        let mut reader = Reader::new(client.clone(), session, from, false);
+        // A window begins anywhere in a line: its rest is left out.
+        let mut fragment = from > 0;
+        while reader.offset < end {
+            let at = reader.offset;
+            let Some(mut data) = reader.next().await? else { break };
+            // What came after we asked for the end is for who follows.
+            data.truncate(usize::try_from(end - at).unwrap_or(usize::MAX));
+            if fragment {
+                let Some(border) = data.iter().position(|byte| *byte == b'\n') else { continue };
+                data.drain(..=border);
+                form.begin_at(at + border as u64 + 1);
+                fragment = false;
+            }
+            tail.push(&form.shown(&data));
+        }
+        if tail.lines.len() >= most || from == 0 || window >= TAIL_BYTES {
+            return Ok((form, tail));
+        }
+        window *= 4;
+    }
+}
+
+/// The last lines of what was pushed.
+struct Tail {
+    most: usize,
+    lines: VecDeque<Vec<u8>>,
+}
+
+impl Tail {
+    fn into_bytes(self) -> Vec<u8> {
+        self.lines.into_iter().flatten().collect()
+    }
+
+    fn push(&mut self, data: &[u8]) {
+        for piece in data.split_inclusive(|byte| *byte == b'\n') {
+            match self.lines.back_mut().filter(|line| !line.ends_with(b"\n")) {
+                Some(unfinished) => unfinished.extend_from_slice(piece),
+                None => self.lines.push_back(piece.to_vec()),
+            }
+            if self.lines.len() > self.most {
+                self.lines.pop_front();
+            }
+        }
+    }
 }
 
 enum Form {
@@ -67,20 +147,45 @@ enum Form {
 }
 
 impl Form {
-    fn show(&mut self, output: Output, data: &[u8]) -> Result<(), Failure> {
-        match self {
-            Self::Raw => output.bytes(data),
-            Self::Text(transcript) => output.bytes(transcript.push(data).as_bytes()),
-            Self::Lines(lines) => lines.push(data).iter().try_for_each(|record| output.record(record)),
+    fn new(options: &Options, offset: u64) -> Self {
+        if options.raw {
+            Self::Raw
+        } else if options.remote.json {
+            Self::Lines(Lines { offset, unfinished: Vec::new() })
+        } else {
+            Self::Text(Box::default())
         }
     }
 
-    fn finish(self, output: Output) -> Result<(), Failure> {
-        match self {
-            Self::Lines(mut lines) if !lines.unfinished.is_empty() => output.record(&lines.take()),
-            _ => Ok(()),
+    /// The first bytes to come are those at `offset`.
+    fn begin_at(&mut self, offset: u64) {
+        if let Self::Lines(lines) = self {
+            lines.offset = offset;
         }
     }
+
+    /// What is to be printed of more bytes.
+    fn shown<'a>(&mut self, data: &'a [u8]) -> Cow<'a, [u8]> {
+        match self {
+            Self::Raw => Cow::Borrowed(data),
+            Self::Text(transcript) => Cow::Owned(transcript.push(data).into_bytes()),
+            Self::Lines(lines) => {
+                Cow::Owned(lines.push(data).iter().flat_map(|record| line_of(record).into_bytes()).collect())
+            }
+        }
+    }
+
+    /// What is to be printed at the end.
+    fn rest(&mut self) -> Vec<u8> {
+        match self {
+            Self::Lines(lines) if !lines.unfinished.is_empty() => line_of(&lines.take()).into_bytes(),
+            _ => Vec::new(),
+        }
+    }
+}
+
+fn line_of(record: &Value) -> String {
+    format!("{record}\n")
 }
 
 /// Bytes as one JSON object a line: `{"offset", "event"}`, or `{"offset", "text"}` for a line that is no
@@ -130,12 +235,12 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(client: Client, options: &Options) -> Self {
+    fn new(client: Client, session: &str, offset: u64, follow: bool) -> Self {
         Self {
             client,
-            session: options.session.clone(),
-            follow: options.follow,
-            offset: options.from,
+            session: session.to_owned(),
+            follow,
+            offset,
             stream: None,
             answered: false,
             away_since: None,
@@ -196,6 +301,19 @@ impl Reader {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_lines_are_kept_however_they_are_cut() {
+        let bytes = b"one\ntwo\n\nfour\nfi";
+        for size in 1..bytes.len() {
+            let mut tail = Tail { most: 3, lines: VecDeque::new() };
+            bytes.chunks(size).for_each(|chunk| tail.push(chunk));
+            assert_eq!(tail.into_bytes(), b"\nfour\nfi", "in pieces of {size}");
+        }
+        let mut none = Tail { most: 0, lines: VecDeque::new() };
+        none.push(bytes);
+        assert!(none.lines.is_empty());
+    }
 
     #[test]
     fn lines_keep_their_offsets_however_they_are_cut() {

@@ -3,8 +3,11 @@
 mod answer;
 mod archive;
 pub mod completion;
+pub mod diff;
+mod fetch;
 mod logs;
 mod ps;
+mod push;
 mod send;
 mod spawn;
 mod status;
@@ -29,6 +32,12 @@ pub enum Verb {
     Status(status::Options),
     /// Show what a session said and did
     Logs(logs::Options),
+    /// Show what a session changed, committed or not
+    Diff(diff::Options),
+    /// Bring a session's branch, and what it has not committed, into a clone of yours
+    Fetch(fetch::Options),
+    /// Have the worker push a session's branch, where its project allows that
+    Push(push::Options),
     /// Queue a new session
     Spawn(Box<spawn::Options>),
     /// Give a session its next message, or interrupt its turn
@@ -54,6 +63,9 @@ pub fn run(verb: Verb) -> Result<Exit, Failure> {
             Verb::Ps(options) => Box::pin(ps::run(options)).await,
             Verb::Status(options) => status::run(options).await,
             Verb::Logs(options) => Box::pin(logs::run(options)).await,
+            Verb::Diff(options) => Box::pin(diff::run(options)).await,
+            Verb::Fetch(options) => Box::pin(fetch::run(options)).await,
+            Verb::Push(options) => push::run(options).await,
             Verb::Spawn(options) => Box::pin(spawn::run(*options)).await,
             Verb::Send(options) => Box::pin(send::run(options)).await,
             Verb::Answer(options) => Box::pin(answer::run(options)).await,

@@ -103,7 +103,7 @@ impl Page {
 }
 
 fn status(session: &Session) -> String {
-    let mut status = show::status(session.status());
+    let mut status = show::status_and_block(session);
     for (flag, word) in
         [(session.stopping && session.end.is_none(), "stopping"), (session.archived, "archived")]
     {
@@ -131,6 +131,11 @@ fn usage(page: &mut Page, session: &Session) {
             usage.input_tokens, usage.output_tokens, usage.cache_read_tokens, usage.cache_creation_tokens
         );
         page.field("tokens", &tokens);
+    }
+    if session.interruptions > 0 {
+        let times =
+            if session.interruptions == 1 { "once" } else { &format!("{} times", session.interruptions) };
+        page.field("resumed", &format!("{times}, after it was interrupted"));
     }
     page.field("cost", &show::cost(usage.cost_usd));
     if session.pending_inputs > 0 {
@@ -217,6 +222,15 @@ mod tests {
     use muster_proto::v1::{InputAsk, Question, QuestionOption, SessionStatus};
 
     use super::*;
+
+    #[test]
+    fn what_blocks_and_what_interrupted_it_is_shown() {
+        let mut session = Session { blocked: "disk_full".into(), interruptions: 2, ..Default::default() };
+        session.set_status(SessionStatus::Working);
+        let page = page(&session, SystemTime::now());
+        assert!(page.contains("status:    working (disk_full)\n"), "{page}");
+        assert!(page.contains("resumed:   2 times, after it was interrupted\n"), "{page}");
+    }
 
     #[test]
     fn a_question_is_shown_with_its_options_and_how_to_answer() {

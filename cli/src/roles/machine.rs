@@ -64,6 +64,8 @@ pub struct Projects {
     pub trusted: Vec<String>,
     /// Names of those whose sessions may ask for trust mode.
     pub trust_mode: Vec<String>,
+    /// Names of those whose sessions' branches may be pushed to the repository's remotes.
+    pub push: Vec<String>,
 }
 
 impl Projects {
@@ -85,10 +87,15 @@ impl Projects {
                 name: name.clone(),
                 path: absolute,
                 allow_trust_mode: self.trust_mode.contains(name),
+                allow_push: self.push.contains(name),
                 trusted: self.trusted.contains(name),
             });
         }
-        for (flag, given) in [("trust-project", &self.trusted), ("allow-trust-mode", &self.trust_mode)] {
+        for (flag, given) in [
+            ("trust-project", &self.trusted),
+            ("allow-trust-mode", &self.trust_mode),
+            ("allow-push", &self.push),
+        ] {
             if let Some(unknown) = given.iter().find(|name| !names.contains(name.as_str())) {
                 let known: Vec<&str> = names.iter().copied().collect();
                 return Err(Failure::usage(format!("{flag} names {unknown:?}, which is no project here"))
@@ -163,10 +170,12 @@ mod tests {
         let project = |name: &str, path: &Path| Project { name: name.into(), path: path.into() };
         let check = |named: Vec<Project>, trusted: &[&str]| {
             let trusted = trusted.iter().map(ToString::to_string).collect();
-            Projects { named, trusted, trust_mode: Vec::new() }.check()
+            Projects { named, trusted, trust_mode: Vec::new(), push: vec!["a".to_owned()] }.check()
         };
         let good = check(vec![project("a", folder.path())], &["a"]).expect("taken");
-        assert!(good[0].trusted && !good[0].allow_trust_mode && good[0].path.is_absolute());
+        assert!(
+            good[0].trusted && good[0].allow_push && !good[0].allow_trust_mode && good[0].path.is_absolute()
+        );
         assert!(check(vec![project("a", folder.path()), project("a", folder.path())], &[]).is_err());
         assert!(check(vec![project("a", &folder.path().join("absent"))], &[]).is_err());
         let failure = check(vec![project("a", folder.path())], &["b"]).expect_err("refused");

@@ -81,6 +81,9 @@ pub struct Options {
     /// Let sessions of this project ask for trust mode
     #[arg(long, value_name = "NAME")]
     allow_trust_mode: Vec<String>,
+    /// Let branches of this project's sessions be pushed to its remotes (`muster push`)
+    #[arg(long, value_name = "NAME")]
+    allow_push: Vec<String>,
     #[command(flatten)]
     #[serde(flatten)]
     claude: Claude,
@@ -111,6 +114,7 @@ impl Layer for Options {
             project: list(self.project, lower.project),
             trust_project: list(self.trust_project, lower.trust_project),
             allow_trust_mode: list(self.allow_trust_mode, lower.allow_trust_mode),
+            allow_push: list(self.allow_push, lower.allow_push),
             claude: self.claude.or(lower.claude),
             json: self.json,
             config: self.config,
@@ -185,6 +189,7 @@ fn projects(options: &Options) -> Result<Vec<ProjectConfig>, Failure> {
         named: options.project.clone(),
         trusted: options.trust_project.clone(),
         trust_mode: options.allow_trust_mode.clone(),
+        push: options.allow_push.clone(),
     };
     if projects.named.iter().all(|project| project.name != current.name) {
         projects.trusted.push(current.name.clone());

@@ -56,6 +56,9 @@ pub struct Options {
     /// Let sessions of this project ask for trust mode
     #[arg(long, value_name = "NAME")]
     allow_trust_mode: Vec<String>,
+    /// Let branches of this project's sessions be pushed to its remotes (`muster push`)
+    #[arg(long, value_name = "NAME")]
+    allow_push: Vec<String>,
     #[command(flatten)]
     #[serde(flatten)]
     claude: Claude,
@@ -83,6 +86,7 @@ impl Layer for Options {
             project: list(self.project, lower.project),
             trust_project: list(self.trust_project, lower.trust_project),
             allow_trust_mode: list(self.allow_trust_mode, lower.allow_trust_mode),
+            allow_push: list(self.allow_push, lower.allow_push),
             claude: self.claude.or(lower.claude),
             config: self.config,
             logs: self.logs.or(lower.logs),
@@ -115,6 +119,7 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
         named: options.project,
         trusted: options.trust_project,
         trust_mode: options.allow_trust_mode,
+        push: options.allow_push,
     };
     if projects.named.is_empty() {
         return Err(Failure::usage("a worker without a project can run nothing")

@@ -44,6 +44,7 @@ fn a_worker_needs_projects_that_exist_and_claude() {
         ("project = [\"web=/nowhere/at/all\"]", "/nowhere/at/all"),
         ("project = [\"a=/tmp\", \"a=/\"]", "named twice"),
         ("project = [\"a=/tmp\"]\ntrust-project = [\"b\"]", "the projects are: a"),
+        ("project = [\"a=/tmp\"]\nallow-push = [\"b\"]", "allow-push names \"b\""),
     ] {
         let run = with_config(&user, "worker", text, &[]);
         assert_eq!(run.code, 2, "{text}: {run:?}");

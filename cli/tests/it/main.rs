@@ -1,9 +1,13 @@
 //! The real binary, as a person or a script meets it.
 
+mod changes;
 mod completion;
 mod config;
 mod controller;
 mod documents;
+mod fake_controller;
+mod fetch;
+mod home;
 mod process;
 mod roles;
 mod up;

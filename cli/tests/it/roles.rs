@@ -35,6 +35,8 @@ fn a_worker_joins_with_its_labels_and_a_watch_outlasts_a_restart_of_the_controll
         &project,
         "--allow-trust-mode",
         "web",
+        "--allow-push",
+        "web",
     ]);
     let run = |args: &[&str]| user.run(&[args, &["--controller", &address]].concat());
     let row = eventually("the worker joins", || {
@@ -43,6 +45,9 @@ fn a_worker_joins_with_its_labels_and_a_watch_outlasts_a_restart_of_the_controll
     let columns: Vec<&str> = row.trim_end().split('\t').collect();
     assert_eq!((columns[0], columns[1], columns[2]), ("build-07", "connected", "0/3"), "{row}");
     assert_eq!((columns[7], columns[8]), ("disk=fast gpu=no", "web"), "{row}");
+
+    let workers = run(&["workers", "--json"]).json();
+    assert_eq!(workers[0]["projects"][0]["allowPush"], true, "{workers}");
 
     let handle = run(&["spawn", "nothing"]).stdout.trim().to_owned();
     assert_eq!(run(&["wait", &handle, "--timeout", "50"]).code, 4);
@@ -101,4 +106,51 @@ fn a_gateway_over_stdio_prints_nothing_but_the_protocol_and_leaves_with_its_clie
     drop(stdin);
     assert!(lines.next().is_none(), "nothing else on stdout");
     assert_eq!(crate::process::finish(child).code, 0);
+}
+
+#[test]
+fn a_gateway_whose_stdin_is_a_terminal_leaves_when_it_is_told_to() {
+    use std::process::Stdio;
+
+    use nix::fcntl::{FcntlArg, FdFlag};
+
+    let user = User::new();
+    for speaks in [false, true] {
+        let pty = nix::pty::openpty(None, None).expect("a terminal");
+        for end in [&pty.master, &pty.slave] {
+            nix::fcntl::fcntl(end, FcntlArg::F_SETFD(FdFlag::FD_CLOEXEC)).expect("set");
+        }
+        // What is typed is not for the answers' reader.
+        let mut modes = nix::sys::termios::tcgetattr(&pty.slave).expect("modes");
+        nix::sys::termios::cfmakeraw(&mut modes);
+        nix::sys::termios::tcsetattr(&pty.slave, nix::sys::termios::SetArg::TCSANOW, &modes).expect("set");
+        let mut command = user.command(&["mcp", "--controller", "127.0.0.1:1"]);
+        let mut child = command.stdin(Stdio::from(pty.slave)).spawn().expect("starts");
+        drop(command);
+        let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+        let role = Role::new(child, user.path("none"));
+        let mut terminal = std::fs::File::from(pty.master);
+        if speaks {
+            let hello = serde_json::json!({ "jsonrpc": "2.0", "id": 1, "method": "initialize", "params": {
+                "protocolVersion": "2025-06-18", "capabilities": {},
+                "clientInfo": { "name": "test", "version": "0" },
+            } });
+            writeln!(terminal, "{hello}").expect("sent");
+            let answer: Value =
+                serde_json::from_str(&lines.next().expect("a line").expect("read")).expect("JSON");
+            assert_eq!(answer["id"], 1);
+        } else {
+            eventually("it catches signals", || {
+                let status = std::fs::read_to_string(format!("/proc/{}/status", role.pid())).ok()?;
+                let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+                let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+                // SIGTERM is number 15.
+                (caught & (1 << 14) != 0).then_some(())
+            });
+        }
+        let told = std::time::Instant::now();
+        assert_eq!(role.leave(), 0, "speaks: {speaks}");
+        assert!(told.elapsed() < std::time::Duration::from_secs(5), "{:?}", told.elapsed());
+        drop(terminal);
+    }
 }

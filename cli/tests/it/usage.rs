@@ -4,7 +4,7 @@ use std::{io::Read as _, process::Stdio};
 
 use crate::process::{User, finish};
 
-const COMMANDS: [&str; 16] = [
+const COMMANDS: [&str; 19] = [
     "up",
     "controller",
     "worker",
@@ -12,6 +12,9 @@ const COMMANDS: [&str; 16] = [
     "ps",
     "status",
     "logs",
+    "diff",
+    "fetch",
+    "push",
     "spawn",
     "send",
     "answer",
@@ -23,10 +26,13 @@ const COMMANDS: [&str; 16] = [
     "completion",
 ];
 /// Verbs that talk to a controller, with arguments they take.
-const CALLS: [&[&str]; 11] = [
+const CALLS: [&[&str]; 14] = [
     &["ps"],
     &["status", "abcd"],
     &["logs", "abcd"],
+    &["logs", "--tail", "5", "abcd"],
+    &["diff", "abcd"],
+    &["push", "abcd"],
     &["spawn", "do it"],
     &["send", "abcd", "go on"],
     &["answer", "abcd", "--allow"],
@@ -73,6 +79,12 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["answer", "abcd", "--allow", "--deny"], "cannot be used with"),
         (&["send", "abcd"], "<TEXT>"),
         (&["wait"], "<SESSION>"),
+        (&["diff"], "<SESSION>"),
+        (&["diff", "abcd", "--stat", "--commits"], "cannot be used with"),
+        (&["logs", "abcd", "--tail", "many"], "--tail"),
+        (&["fetch"], "<SESSION>"),
+        (&["fetch", "abcd"], "no git repository"),
+        (&["push"], "<SESSION>"),
         (&["controller", "--listen", "0.0.0.0:7420"], "loopback"),
         (&["up", "--http", "10.0.0.1:7421"], "loopback"),
         (&["mcp", "--http", "[::]:7421"], "loopback"),

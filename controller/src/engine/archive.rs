@@ -23,6 +23,7 @@ impl Engine {
         }
         let changed = !session.state.archived;
         session.state.archived = true;
+        session.state.archived_at = session.state.archived_at.or_else(|| Some(muster_proto::time::now()));
         let waiting: Vec<_> = session.inputs.keys().copied().collect();
         for seq in waiting {
             session.drop_input(seq);

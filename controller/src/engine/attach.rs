@@ -6,7 +6,8 @@
 //! | holds the attempt | wants it stopped | StopAttempt |
 //! | runs another attempt, or one that ended, or one of another worker | | StopAttempt for that attempt |
 //! | holds it not, never reported it | wants it | StartSession again: starting is idempotent |
-//! | holds it not, reported it before | wants it | the attempt ended: WORKER_LOST |
+//! | holds it not, never reported it | wants it stopped | StopAttempt: it answers that it does not hold it |
+//! | holds it not, reported it before | | the attempt ended: WORKER_LOST |
 //! | has a workspace to release | | ReleaseWorkspace |
 
 use std::collections::HashSet;
@@ -96,10 +97,9 @@ impl Engine {
         commands: &mut Vec<Body>,
     ) {
         let Some(mut session) = stage.copy(&self.book, id) else { return };
-        if session.phase() == Phase::Stopping {
-            // It answers that it does not hold it, after anything that was still on its way.
-            commands.push(stop::command(&session));
-        } else if session.state.seen {
+        if session.state.seen {
+            // Also when it is to be stopped: asked to, a worker that lost its disk would answer with a number
+            // that its earlier reports have used.
             warn!(worker.id = %worker, session.id = %id, attempt = session.state.attempt,
                 "the worker no longer holds the attempt; it is lost");
             let ended = lost(&session, worker, self.outputs.end(id));
@@ -108,6 +108,9 @@ impl Engine {
                 warn!(session.id = %id, error = %illegal, "a lost attempt could not be ended");
             }
             stage.put(session);
+        } else if session.phase() == Phase::Stopping {
+            // It answers that it does not hold it, after anything that was still on its way.
+            commands.push(stop::command(&session));
         } else {
             commands.extend(place::start(&session));
         }

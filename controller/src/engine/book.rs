@@ -164,6 +164,15 @@ impl Book {
         self.sessions.insert(id, session);
     }
 
+    /// Forgets a session: its names and its request ids may be used again.
+    pub(super) fn remove(&mut self, id: SessionId) {
+        let Some(session) = self.sessions.remove(&id) else { return };
+        self.unindex(&session);
+        self.names.remove(&id.to_string());
+        self.names.remove(&session.fixed.handle);
+        self.requests.remove(&session.fixed.request_id);
+    }
+
     fn unindex(&mut self, old: &Session) {
         if old.phase() == Phase::Queued {
             self.queue.remove(&old.state.queue_ticket);

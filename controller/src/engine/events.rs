@@ -7,18 +7,21 @@ use muster_proto::{
     ids::WorkerId,
     limits,
     v1::{
-        AttemptEnded, AttentionRaised, End, EndReason, InputApplied, SessionEvent, TurnEnded, TurnStarted,
-        Workspace, WorkspaceReleased, WorkspaceState, session_event::Body,
+        Activity, AttemptEnded, AttentionRaised, End, EndReason, InputApplied, SessionEvent, TurnEnded,
+        TurnStarted, Workspace, WorkspaceReleased, WorkspaceState, session_event::Body,
     },
 };
 use prost_types::Timestamp;
 use tracing::{info, warn};
 
-use super::{book::Book, stage::Stage, stop};
+use super::{book::Book, resume, stage::Stage, stop};
 use crate::session::{
     Phase, Session, input,
     phase::{Event, Illegal, Outcome},
 };
+
+/// Characters of what keeps a session from going on.
+const BLOCKED_CHARS: usize = 64;
 
 /// Applies one event and has it acknowledged once durable.
 pub(super) fn apply(book: &Book, stage: &mut Stage, worker: &WorkerId, event: SessionEvent) {
@@ -34,11 +37,7 @@ pub(super) fn apply(book: &Book, stage: &mut Stage, worker: &WorkerId, event: Se
     let id = session.id;
     match event.body {
         Some(Body::Activity(activity)) if event.attempt == session.state.attempt => {
-            let text: String = activity.text.chars().take(limits::ACTIVITY_CHARS).collect();
-            session.activity = Some((at, text.into()));
-            if !activity.permission_mode.is_empty() {
-                session.state.permission_mode = activity.permission_mode;
-            }
+            activity_seen(&mut session, activity, at);
         }
         Some(Body::WorkspaceReleased(released)) => workspace_released(&mut session, released, at),
         Some(body) if is_news(&session, event.attempt, event.event_seq) => {
@@ -57,6 +56,20 @@ pub(super) fn apply(book: &Book, stage: &mut Stage, worker: &WorkerId, event: Se
         Some(_) | None => return,
     }
     stage.put(session);
+}
+
+fn activity_seen(session: &mut Session, activity: Activity, at: Timestamp) {
+    if !activity.text.is_empty() {
+        let text: String = activity.text.chars().take(limits::ACTIVITY_CHARS).collect();
+        session.activity = Some((at, text.into()));
+    }
+    if !activity.permission_mode.is_empty() {
+        session.state.permission_mode = activity.permission_mode;
+    }
+    // What comes after the end says nothing of an attempt that is gone.
+    if session.phase().is_active() {
+        session.blocked = activity.blocked.chars().take(BLOCKED_CHARS).collect::<String>().into();
+    }
 }
 
 /// Whether an event was not applied before. Numbers begin anew only with a worker that lost its disk, and
@@ -142,6 +155,7 @@ pub(super) fn attempt_ended(
     session.state.conversation = ended.resumable;
     session.state.output_complete_at = ended.spool_end_offset;
     session.state.open.clear();
+    session.blocked = "".into();
     keep_result(session, ended.result_text);
     let void: Vec<_> =
         session.inputs.values().filter(|i| input::ends_with_attempt(&i.body)).map(|i| i.seq).collect();
@@ -151,7 +165,9 @@ pub(super) fn attempt_ended(
     let unknown = || End { message: "the worker gave no reason".to_owned(), ..End::default() };
     let end = ended.end.unwrap_or_else(unknown);
     let was_stopping = session.phase() == Phase::Stopping;
-    session.happens(Event::Ended(outcome(session, end.reason())), at)?;
+    let goes_on = !was_stopping && resume::after(session, end.reason(), at);
+    let outcome = if goes_on { Outcome::MessagesLeft } else { outcome(session, end.reason()) };
+    session.happens(Event::Ended(outcome), at)?;
     if session.phase() == Phase::Queued {
         session.state.queue_ticket = stage.ticket();
     } else {
@@ -167,8 +183,7 @@ pub(super) fn attempt_ended(
 }
 
 fn outcome(session: &Session, reason: EndReason) -> Outcome {
-    let turn_ended =
-        matches!(reason, EndReason::TurnCompleted | EndReason::TurnFailed | EndReason::Interrupted);
+    let turn_ended = resume::is_end_of_turn(reason);
     let messages_wait = session.messages().next().is_some();
     if turn_ended && messages_wait && session.state.progressed {
         // An attempt that took nothing would come back for ever.

@@ -12,7 +12,7 @@ use muster_proto::{
     },
 };
 
-use super::{InputRequest, run::Engine, stage::Stage};
+use super::{InputRequest, resume, run::Engine, stage::Stage};
 use crate::session::{Phase, Session, input, phase::Event, record::Request};
 
 /// What became of an input.
@@ -97,6 +97,7 @@ fn give_message(session: &mut Session, text: String, stage: &mut Stage) -> Resul
     }
     session.add_input(Body::Message(text));
     if phase.has_ended() {
+        resume::began_anew(session);
         session.happens(Event::Resume, now).map_err(defect)?;
         session.state.queue_ticket = stage.ticket();
     }

@@ -9,22 +9,28 @@ mod archive;
 mod attach;
 mod book;
 mod events;
+mod expire;
 mod input;
 mod place;
 mod read;
 mod recover;
+mod resume;
 mod run;
 mod spawn;
 mod stage;
 mod stop;
 mod watch;
+mod workplace;
 
 use std::time::Duration;
 
 use muster_proto::{
     error::{Error, ErrorCode},
     ids::{Incarnation, SessionId, WorkerId},
-    v1::{self, ConnectResponse, Delivery, Heartbeat, Hello, SessionEvent, SessionSpec, send_input_request},
+    v1::{
+        self, ConnectResponse, Delivery, Heartbeat, Hello, SessionEvent, SessionSpec, WorkspaceQuery,
+        send_input_request,
+    },
 };
 use tokio::sync::{mpsc, oneshot};
 
@@ -32,6 +38,7 @@ use crate::fleet::link::{Closed, Link, LinkId};
 pub use read::{ListQuery, Listed, OutputState, Place};
 pub use recover::{RecoverError, start};
 pub use watch::{Selection, Watcher};
+pub use workplace::{Purpose, Workplace};
 
 /// Messages that wait for the engine. When full, callers wait: nothing is dropped.
 const MAILBOX: usize = 4096;
@@ -43,6 +50,8 @@ pub struct Config {
     pub tick: Duration,
     /// After how long a worker counts as silent.
     pub unreachable_after: Duration,
+    /// How long archived sessions are kept; none: for ever.
+    pub keep_ended: Option<Duration>,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -75,6 +84,8 @@ enum Read {
     Output { session: String, reply: Reply<OutputState> },
     Link { worker: WorkerId, incarnation: Incarnation, reply: Reply<Option<Closed>> },
     Holds { worker: WorkerId, session: SessionId, reply: Reply<bool> },
+    Workplace { session: String, purpose: Purpose, reply: Reply<Workplace> },
+    Query { worker: WorkerId, link: LinkId, query: Box<WorkspaceQuery>, reply: Reply<()> },
 }
 
 /// A checked request for a session.
@@ -225,11 +236,24 @@ impl Handle {
         self.read(|reply| Read::Link { worker, incarnation, reply }).await
     }
 
+    /// Where the work of a session is, and the link to ask over.
+    pub async fn workplace(&self, session: String, purpose: Purpose) -> Result<Workplace, Error> {
+        self.read(|reply| Read::Workplace { session, purpose, reply }).await
+    }
+
+    /// Sends a question over a link that must still be the worker's own.
+    pub async fn query(&self, worker: WorkerId, link: LinkId, query: WorkspaceQuery) -> Result<(), Error> {
+        let query = Box::new(query);
+        self.read(|reply| Read::Query { worker, link, query, reply }).await
+    }
+
     /// Whether the output of a session comes from this worker.
     pub async fn holds(&self, worker: WorkerId, session: SessionId) -> Result<bool, Error> {
         self.read(|reply| Read::Holds { worker, session, reply }).await
     }
 }
 
+#[cfg(test)]
+mod interleavings;
 #[cfg(test)]
 mod tests;

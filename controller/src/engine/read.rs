@@ -225,6 +225,12 @@ impl Engine {
             Read::Holds { worker, session, reply } => {
                 let _ = reply.send(Ok(self.book.get(session).is_some_and(|session| session.is_on(&worker))));
             }
+            Read::Workplace { session, purpose, reply } => {
+                let _ = reply.send(find(&session).and_then(|session| self.workplace(session, purpose)));
+            }
+            Read::Query { worker, link, query, reply } => {
+                let _ = reply.send(self.query(&worker, link, *query));
+            }
             Read::Watch { sessions, reply } => {
                 let selected = if sessions.is_empty() {
                     let live = self.book.sessions().filter(|session| !session.state.archived);

@@ -43,6 +43,16 @@ pub async fn start(
     leaving: Shutdown,
     stop: Shutdown,
 ) -> Result<(Handle, Task<()>), RecoverError> {
+    let (handle, engine) = load(config, store, outputs).await?;
+    Ok((handle, task::spawn("engine", engine.run(leaving, stop))))
+}
+
+/// An engine that holds what the store does, and the way to ask it.
+pub(super) async fn load(
+    config: Config,
+    store: Shared,
+    outputs: Replicas,
+) -> Result<(Handle, Engine), RecoverError> {
     let boot = count_start(&store).await?;
     let mut book = Book::default();
     for (key, entry) in store.scan(keys::PROJECTS).await? {
@@ -74,8 +84,9 @@ pub async fn start(
         plan_due: false,
         started,
         absent_told: false,
+        expire_at: started,
     };
-    Ok((Handle { mailbox: sender }, task::spawn("engine", engine.run(leaving, stop))))
+    Ok((Handle { mailbox: sender }, engine))
 }
 
 /// Counts this start, durably: revisions of an earlier life are below every one of this.

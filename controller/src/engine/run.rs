@@ -39,6 +39,8 @@ pub(super) struct Engine {
     pub(super) started: Instant,
     /// Watchers were told of the workers that never came back after the start.
     pub(super) absent_told: bool,
+    /// When to look next for sessions to forget.
+    pub(super) expire_at: Instant,
 }
 
 impl Engine {
@@ -61,7 +63,10 @@ impl Engine {
                     has_left = true;
                     self.fleet.close_all(Closing::Shutdown);
                 }
-                _ = tick.tick() => self.tick(),
+                _ = tick.tick() => {
+                    self.tick();
+                    self.expire(&mut stage);
+                }
                 message = self.mailbox.recv() => {
                     let Some(message) = message else { break };
                     self.gather(message, &mut stage);
@@ -87,7 +92,7 @@ impl Engine {
     }
 
     // Whoever waits for a reply may have gone away: that is never an error here.
-    fn apply(&mut self, change: Change, stage: &mut Stage) {
+    pub(super) fn apply(&mut self, change: Change, stage: &mut Stage) {
         match change {
             Change::Spawn { request, reply } => {
                 let result = self.spawn(*request, stage);
@@ -139,7 +144,7 @@ impl Engine {
         }
     }
 
-    async fn commit(&mut self, mut stage: Stage) {
+    pub(super) async fn commit(&mut self, mut stage: Stage) {
         let txn = stage.txn(&self.book);
         if !txn.is_empty()
             && let Err(error) = self.store.commit(txn).await
@@ -174,7 +179,7 @@ impl Engine {
     }
 
     /// What only time changes: silence.
-    fn tick(&mut self) {
+    pub(super) fn tick(&mut self) {
         let now = Instant::now();
         let mut told: Vec<WorkerId> = self.fleet.changed_liveness(now);
         self.plan_due |= !told.is_empty();

@@ -25,6 +25,7 @@ pub(super) struct Stage {
     handles: HashSet<String>,
     requests: HashMap<String, SessionId>,
     projects: Vec<(WorkerId, Project)>,
+    removed: Vec<SessionId>,
     last_ticket: u64,
     pub(super) commands: Vec<(WorkerId, Body)>,
     /// Highest event of each session to acknowledge.
@@ -63,6 +64,12 @@ impl Stage {
             self.requests.insert(session.fixed.request_id.clone(), session.id);
         }
         self.put(session);
+    }
+
+    /// Forgets a session for good.
+    pub(super) fn remove(&mut self, id: SessionId) {
+        self.touched.remove(&id);
+        self.removed.push(id);
     }
 
     pub(super) fn touched(&self) -> impl Iterator<Item = &Session> {
@@ -134,6 +141,9 @@ impl Stage {
         for session in self.touched() {
             stored::write(&mut txn, book.get(session.id), session);
         }
+        for session in self.removed.iter().filter_map(|id| book.get(*id)) {
+            stored::erase(&mut txn, session);
+        }
         for (worker, project) in &self.projects {
             let sealed: Bytes = stored::sealed(Kind::Project, project);
             txn.put(keys::project(&project.name, worker.as_str()), sealed);
@@ -145,6 +155,9 @@ impl Stage {
     pub(super) fn install(&mut self, book: &mut Book, mut revision: impl FnMut() -> u64) -> Vec<SessionId> {
         for (worker, project) in self.projects.drain(..) {
             book.set_project(worker.as_str(), project);
+        }
+        for id in self.removed.drain(..) {
+            book.remove(id);
         }
         let mut changed = Vec::with_capacity(self.touched.len());
         for (id, mut session) in std::mem::take(&mut self.touched) {

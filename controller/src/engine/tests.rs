@@ -26,7 +26,11 @@ struct Rig {
 async fn rig() -> Rig {
     let dir = tempfile::tempdir().expect("a folder");
     let (store, switch) = Failing::new(Arc::new(Memory::default()));
-    let config = Config { tick: Duration::from_millis(20), unreachable_after: Duration::from_secs(60) };
+    let config = Config {
+        tick: Duration::from_millis(20),
+        unreachable_after: Duration::from_secs(60),
+        keep_ended: None,
+    };
     let outputs = Replicas::open(dir.path()).expect("opened");
     let (engine, task) =
         start(config, Arc::new(store), outputs, Shutdown::new(), Shutdown::new()).await.expect("started");

@@ -1,10 +1,11 @@
 //! The workers: who is linked, what each serves, when it was last heard.
 //!
-//! [`Registry`] is a plain value owned by the engine; [`link`] is the pipe to one worker. All of it is
-//! memory: after a restart the Hellos bring it back. Invariant: at most one link per worker name, the newest.
+//! [`Registry`] is a plain value owned by the engine; [`link`] is the pipe to one worker, [`queries`] are the
+//! questions callers wait on. All of it is memory: after a restart the Hellos bring it back. Invariant: at most one link per worker name, the newest.
 
 pub mod link;
 pub mod liveness;
+pub mod queries;
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -133,6 +134,12 @@ impl Registry {
     pub fn link(&self, worker: &WorkerId, incarnation: &Incarnation) -> Option<&Link> {
         let worker = self.workers.get(worker).filter(|worker| worker.incarnation == *incarnation)?;
         worker.link.as_ref()
+    }
+
+    /// The link of `worker`, whatever its incarnation.
+    #[must_use]
+    pub fn current_link(&self, worker: &WorkerId) -> Option<&Link> {
+        self.workers.get(worker)?.link.as_ref()
     }
 
     /// Whether nothing was heard of `worker` for so long that nobody knows what its sessions do.

@@ -10,7 +10,7 @@ use std::{
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
 };
 
 use bytes::Bytes;
@@ -28,10 +28,41 @@ pub struct Replicas {
 #[derive(Debug)]
 pub struct Replica {
     path: PathBuf,
-    /// Open while a worker appends.
-    file: Mutex<Option<File>>,
+    writer: Mutex<Writer>,
     /// Bytes held: all of them can be read.
     end: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct Writer {
+    /// Open while a worker appends.
+    file: Option<File>,
+    /// Bytes that survive a power cut, or were there when this process began: never cut.
+    synced: u64,
+    /// The file may be longer than what is held: it is cut before anything is written again.
+    torn: bool,
+    /// The session is forgotten: who still holds this must not make the file again.
+    removed: bool,
+}
+
+impl Writer {
+    fn open(&mut self, path: &Path) -> io::Result<&File> {
+        if self.removed {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "the session is forgotten"));
+        }
+        Ok(match &mut self.file {
+            Some(file) => file,
+            closed => closed.insert(OpenOptions::new().write(true).create(true).truncate(false).open(path)?),
+        })
+    }
+
+    /// The length is the truth after a restart: what is not held must not count.
+    fn cut(&mut self, path: &Path, end: u64) -> io::Result<()> {
+        self.torn = true;
+        self.open(path)?.set_len(end)?;
+        self.torn = false;
+        Ok(())
+    }
 }
 
 /// What became of a chunk.
@@ -68,6 +99,25 @@ impl Replicas {
         known.get(&session).map_or(0, |replica| *replica.end.borrow())
     }
 
+    /// Removes the copy of a session for good. One that is not there is no error.
+    ///
+    /// # Errors
+    /// When the file cannot be removed; it is as before then.
+    pub fn remove(&self, session: SessionId) -> io::Result<()> {
+        let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(replica) = known.get(&session) else { return Ok(()) };
+        let mut writer = replica.lock();
+        match fs::remove_file(&replica.path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+        writer.file = None;
+        writer.removed = true;
+        drop(writer);
+        known.remove(&session);
+        Ok(())
+    }
+
     /// The copy of a session, empty when nothing of it was held so far.
     #[must_use]
     pub fn of(&self, session: SessionId) -> Arc<Replica> {
@@ -84,7 +134,8 @@ impl Replicas {
 
 impl Replica {
     fn new(path: PathBuf, end: u64) -> Self {
-        Self { path, file: Mutex::new(None), end: watch::Sender::new(end) }
+        let writer = Writer { file: None, synced: end, torn: false, removed: false };
+        Self { path, writer: Mutex::new(writer), end: watch::Sender::new(end) }
     }
 
     /// Bytes held.
@@ -102,9 +153,9 @@ impl Replica {
     /// Adds what is not held yet. Blocking. Readable at once, durable after [`Replica::sync`].
     ///
     /// # Errors
-    /// When the file cannot be written; the end is as before then.
+    /// When the file cannot be written; the end is as before then, and the same call may succeed later.
     pub fn append(&self, offset: u64, data: &Bytes) -> io::Result<Appended> {
-        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.lock();
         let end = self.end();
         if offset > end {
             return Ok(Appended::Gap(end));
@@ -113,15 +164,12 @@ impl Replica {
         let Some(new) = data.get(held..).filter(|new| !new.is_empty()) else {
             return Ok(Appended::Held(end));
         };
-        let file = match &mut *file {
-            Some(file) => file,
-            closed => {
-                closed.insert(OpenOptions::new().write(true).create(true).truncate(false).open(&self.path)?)
-            }
-        };
-        if let Err(error) = file.write_all_at(new, end) {
-            // The length is the truth after a restart: half a chunk must not count.
-            file.set_len(end)?;
+        if writer.torn {
+            writer.cut(&self.path, end)?;
+        }
+        if let Err(error) = writer.open(&self.path)?.write_all_at(new, end) {
+            // Tried again before the next append when it fails too.
+            let _ = writer.cut(&self.path, end);
             return Err(error);
         }
         let end = end + new.len() as u64;
@@ -132,22 +180,34 @@ impl Replica {
     /// Makes all that is held durable and returns where it ends. Blocking.
     ///
     /// # Errors
-    /// When the disk refuses.
+    /// When the disk refuses. What was appended since the last success is given up then, because a later
+    /// success would say nothing of it: the end goes back and the worker sends it again.
     pub fn sync(&self) -> io::Result<u64> {
-        let file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut writer = self.lock();
         let end = self.end();
-        match &*file {
-            Some(open) => open.sync_data()?,
+        let synced = match &writer.file {
+            Some(open) => open.sync_data(),
             // Held since before this process opened it: whether it was synced then is not known.
-            None if end > 0 => File::open(&self.path)?.sync_data()?,
-            None => {}
+            None if end > 0 => File::open(&self.path).and_then(|file| file.sync_data()),
+            None => Ok(()),
+        };
+        if let Err(error) = synced {
+            let back = writer.synced.min(end);
+            self.end.send_replace(back);
+            let _ = writer.cut(&self.path, back);
+            return Err(error);
         }
+        writer.synced = end;
         Ok(end)
     }
 
     /// Closes the file until the next append: an idle session holds none open.
     pub fn rest(&self) {
-        self.file.lock().unwrap_or_else(PoisonError::into_inner).take();
+        self.lock().file.take();
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Writer> {
+        self.writer.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads up to `most` bytes from `offset`; less only at the end. Blocking.
@@ -195,5 +255,12 @@ mod tests {
         let more = again.of(session).append(11, &Bytes::from_static(b"!")).expect("written");
         assert_eq!(more, Appended::Held(12));
         assert_eq!(again.of(session).sync().expect("synced"), 12);
+
+        let held = again.of(session);
+        again.remove(session).expect("removed");
+        again.remove(session).expect("nothing to do");
+        assert_eq!(again.end(session), 0);
+        held.append(12, &Bytes::from_static(b"late")).expect_err("it is forgotten");
+        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
     }
 }

@@ -2,7 +2,10 @@
 //! nothing.
 
 mod admin;
+mod answer;
+mod changes;
 mod fit;
+mod peer;
 mod push;
 mod read;
 mod sessions;
@@ -25,7 +28,8 @@ use muster_proto::{
 use muster_runtime::{grpc, shutdown::Shutdown};
 use tonic::transport::server::Router;
 
-use crate::{engine::Handle, output::Replicas};
+use crate::{engine::Handle, fleet::queries::Queries, output::Replicas};
+pub use answer::Part;
 
 /// Calls of one connection at a time: a gateway holds one per wait. Past it a caller's calls queue at the
 /// caller.
@@ -43,6 +47,8 @@ pub struct Context {
     pub engine: Handle,
     /// Output.
     pub replicas: Replicas,
+    /// Questions to workers.
+    pub queries: Queries<Part>,
     /// The process leaves: streams end.
     pub leaving: Shutdown,
     /// Told to workers in Welcome.

@@ -14,8 +14,8 @@ use std::{
 use futures::{FutureExt as _, Stream};
 use muster_proto::{
     error::Error,
-    ids::{Incarnation, SessionId, WorkerId},
-    limits, metadata,
+    ids::{SessionId, WorkerId},
+    limits,
     v1::{
         OutputAck, OutputChunk, OutputPosition, OutputUnknown, PushOutputRequest, PushOutputResponse,
         push_output_request, push_output_response::Body,
@@ -30,7 +30,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming};
 use tracing::warn;
 
-use super::{Context, leaving};
+use super::{Context, leaving, peer};
 use crate::{
     fleet::link::Closed,
     output::{Appended, Replica},
@@ -56,16 +56,7 @@ pub(super) async fn open(
     context: &Context,
     request: Request<Streaming<PushOutputRequest>>,
 ) -> Result<Answers, Status> {
-    let text = |key| request.metadata().get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
-    let worker: WorkerId = text(metadata::WORKER)
-        .parse()
-        .map_err(|error| Error::invalid("muster-worker", format!("{error}")))?;
-    let incarnation: Incarnation = text(metadata::INCARNATION)
-        .parse()
-        .map_err(|error| Error::invalid("muster-incarnation", format!("{error}")))?;
-    let link = context.engine.link(worker.clone(), incarnation).await?;
-    let link =
-        link.ok_or_else(|| Status::failed_precondition("no Connect of this worker and incarnation is live"))?;
+    let (worker, link) = peer::linked(context, request.metadata()).await?;
     let (answers, stream) = mpsc::channel(ANSWERS);
     let push = Push {
         context: context.clone(),

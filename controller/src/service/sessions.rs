@@ -7,11 +7,12 @@ use muster_proto::{
     error::{Error, ErrorCode},
     limits,
     v1::{
-        ArchiveSessionRequest, ArchiveSessionResponse, GetSessionRequest, GetSessionResponse,
-        ListSessionsRequest, ListSessionsResponse, ReadOutputRequest, ReadOutputResponse, SendInputRequest,
-        SendInputResponse, Session, SessionStatus, SpawnSessionRequest, SpawnSessionResponse,
-        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse, WorkspaceState,
-        session_service_server::SessionService,
+        ArchiveSessionRequest, ArchiveSessionResponse, FetchBundleRequest, FetchBundleResponse,
+        GetChangesRequest, GetChangesResponse, GetSessionRequest, GetSessionResponse, ListSessionsRequest,
+        ListSessionsResponse, PushBranchRequest, PushBranchResponse, ReadOutputRequest, ReadOutputResponse,
+        SendInputRequest, SendInputResponse, Session, SessionStatus, SpawnSessionRequest,
+        SpawnSessionResponse, StopSessionRequest, StopSessionResponse, WatchSessionsRequest,
+        WatchSessionsResponse, WorkspaceState, session_service_server::SessionService,
     },
 };
 use muster_runtime::{grpc, telemetry};
@@ -19,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{Context, fit, leaving, read, validate};
+use super::{Context, changes, fit, leaving, read, validate};
 use crate::engine::{InputRequest, ListQuery, Place, SpawnRequest, Watcher};
 
 /// How long ArchiveSession waits for the worker.
@@ -77,6 +78,7 @@ impl Sessions {
 impl SessionService for Sessions {
     type WatchSessionsStream = Streamed<WatchSessionsResponse>;
     type ReadOutputStream = Streamed<ReadOutputResponse>;
+    type FetchBundleStream = Streamed<FetchBundleResponse>;
 
     async fn spawn_session(
         &self,
@@ -159,7 +161,7 @@ impl SessionService for Sessions {
         }
         let (watcher, now) = self.context.engine.watch(named).await?;
         let first = messages(now).into_iter().map(Ok);
-        let later = changes(self.context.clone(), watcher);
+        let later = seen(self.context.clone(), watcher);
         Ok(Response::new(Box::pin(stream::iter(first).chain(later))))
     }
 
@@ -169,6 +171,28 @@ impl SessionService for Sessions {
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
         let reader = read::Reader::open(self.context.clone(), request.into_inner()).await?;
         Ok(Response::new(Box::pin(reader.stream())))
+    }
+
+    async fn get_changes(
+        &self,
+        request: Request<GetChangesRequest>,
+    ) -> Result<Response<GetChangesResponse>, Status> {
+        Ok(Response::new(changes::get(&self.context, request.into_inner()).await?))
+    }
+
+    async fn fetch_bundle(
+        &self,
+        request: Request<FetchBundleRequest>,
+    ) -> Result<Response<Self::FetchBundleStream>, Status> {
+        let bundle = changes::bundle(&self.context, request.into_inner()).await?;
+        Ok(Response::new(Box::pin(bundle)))
+    }
+
+    async fn push_branch(
+        &self,
+        request: Request<PushBranchRequest>,
+    ) -> Result<Response<PushBranchResponse>, Status> {
+        Ok(Response::new(changes::push(&self.context, request.into_inner()).await?))
     }
 }
 
@@ -181,7 +205,7 @@ fn messages(sessions: Vec<Session>) -> Vec<WatchSessionsResponse> {
 }
 
 /// The changes a watcher sees, until the caller goes or the process leaves.
-fn changes(
+fn seen(
     context: Context,
     watcher: Watcher,
 ) -> impl Stream<Item = Result<WatchSessionsResponse, Status>> + Send {

@@ -6,7 +6,7 @@ use muster_proto::{
     error::Error,
     ids::{Incarnation, WorkerId},
     limits,
-    v1::{Hello, SessionSpec, send_input_request::Input},
+    v1::{ChangesFormat, GetChangesRequest, Hello, SessionSpec, send_input_request::Input},
 };
 
 /// claude's permission modes that a session may start in.
@@ -19,6 +19,12 @@ const NAME_BYTES: usize = 128;
 const REASON_BYTES: usize = 1 << 10;
 /// Sessions one worker may hold.
 const SLOTS: u32 = 1000;
+
+/// Paths one question about changes may name, and bytes of each.
+const PATHS: usize = 256;
+const PATH_BYTES: usize = 4096;
+/// Bytes of text of one answer about changes.
+pub(super) const CHANGES_BYTES: u32 = 1 << 20;
 
 /// Collects what is wrong with a request, so that a caller can mend it all at once.
 #[derive(Default)]
@@ -114,6 +120,35 @@ pub(super) fn spec(spec: &SessionSpec) -> Result<(), Error> {
     problems.check(budget.is_finite() && budget >= 0.0, "maxBudgetUsd", || "is no amount".to_owned());
     problems.labels("labels", &spec.labels);
     problems.labels("requiredLabels", &spec.required_labels);
+    problems.into_result()
+}
+
+/// What a caller may ask about the changes of a session.
+pub(super) fn changes(request: &GetChangesRequest) -> Result<(), Error> {
+    let mut problems = Problems::default();
+    let known = request.format() != ChangesFormat::Unspecified;
+    problems.check(known, "format", || "is none of stat, patch and commits".to_owned());
+    let paths = &request.paths;
+    problems.check(paths.len() <= PATHS, "paths", || {
+        format!("has {} paths, more than the {PATHS} allowed", paths.len())
+    });
+    let sound = |path: &String| !path.is_empty() && path.len() <= PATH_BYTES && !path.contains('\0');
+    problems.check(paths.iter().all(sound), "paths", || {
+        format!("has a path that is empty, holds a NUL character or exceeds {PATH_BYTES} bytes")
+    });
+    problems.check(request.limit_bytes <= CHANGES_BYTES, "limitBytes", || {
+        format!("is {}, more than the {CHANGES_BYTES} allowed", request.limit_bytes)
+    });
+    problems.into_result()
+}
+
+/// The name of a remote: never a URL or a path, which git would take in its place.
+pub(super) fn remote(name: &str) -> Result<(), Error> {
+    let mut problems = Problems::default();
+    problems.word("remote", name, limits::REF_BYTES);
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    let sound = name.bytes().all(plain) && !name.starts_with(['.', '/']) && !name.contains("..");
+    problems.check(sound, "remote", || "is no name of a remote; a URL or a path is not taken".to_owned());
     problems.into_result()
 }
 

@@ -8,8 +8,8 @@ use muster_proto::{
     error::{Error, ErrorCode},
     ids::WorkerId,
     v1::{
-        ConnectRequest, ConnectResponse, Hello, PushOutputRequest, PushOutputResponse, Welcome,
-        connect_request, connect_response, worker_service_server::WorkerService,
+        AnswerQueryRequest, AnswerQueryResponse, ConnectRequest, ConnectResponse, Hello, PushOutputRequest,
+        PushOutputResponse, Welcome, connect_request, connect_response, worker_service_server::WorkerService,
     },
 };
 use muster_runtime::{grpc, task};
@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, info};
 
-use super::{Context, leaving, push, validate};
+use super::{Context, answer, leaving, push, validate};
 use crate::{
     engine::Attach,
     fleet::link::{self, Closed, LinkId},
@@ -84,6 +84,13 @@ impl WorkerService for Workers {
         request: Request<Streaming<PushOutputRequest>>,
     ) -> Result<Response<Self::PushOutputStream>, Status> {
         Ok(Response::new(push::open(&self.context, request).await?))
+    }
+
+    async fn answer_query(
+        &self,
+        request: Request<Streaming<AnswerQueryRequest>>,
+    ) -> Result<Response<AnswerQueryResponse>, Status> {
+        Ok(Response::new(answer::take(&self.context, request).await?))
     }
 }
 

@@ -129,6 +129,21 @@ pub struct State {
     /// When claude last did something that was recorded.
     #[prost(message, optional, tag = "26")]
     pub activity_at: Option<Timestamp>,
+    /// How often it was interrupted and queued again by itself.
+    #[prost(uint32, tag = "27")]
+    pub interruptions: u32,
+    /// Of these, how often it was lost since a turn ended or a caller asked for more.
+    #[prost(uint32, tag = "28")]
+    pub lost_in_a_row: u32,
+    /// Of these, how often it stalled since then.
+    #[prost(uint32, tag = "29")]
+    pub hung_in_a_row: u32,
+    /// Number of the input that last told claude of an interruption; 0: none.
+    #[prost(uint64, tag = "30")]
+    pub note: u64,
+    /// When it was archived; none in records of the first build.
+    #[prost(message, optional, tag = "31")]
+    pub archived_at: Option<Timestamp>,
 }
 
 /// A request id that was used for an input of this session.
@@ -160,6 +175,8 @@ pub struct Session {
     pub result: Arc<str>,
     /// What claude does, in a line, and when. Not kept over a restart.
     pub activity: Option<(Timestamp, Arc<str>)>,
+    /// What keeps it from going on, as the worker says. Not kept over a restart.
+    pub blocked: Arc<str>,
     /// Grows with every change.
     pub revision: u64,
 }
@@ -191,6 +208,7 @@ impl Session {
             requests: Arc::default(),
             result: Arc::from(""),
             activity: None,
+            blocked: Arc::from(""),
             revision: 0,
         };
         session.inputs.insert(1, session.prompt());

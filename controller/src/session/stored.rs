@@ -54,6 +54,15 @@ pub fn write(txn: &mut Txn, old: Option<&Session>, new: &Session) {
     }
 }
 
+/// Adds to `txn` what makes the store forget `session`.
+pub fn erase(txn: &mut Txn, session: &Session) {
+    let inputs = session.inputs.keys().filter(|seq| **seq != 1).map(|seq| Part::Input(*seq));
+    let requests = session.requests.keys().map(|request| Part::Request(request.clone()));
+    for part in [Part::Fixed, Part::State, Part::Result].into_iter().chain(inputs).chain(requests) {
+        txn.delete(keys::session(session.id, &part));
+    }
+}
+
 /// Makes sessions of everything stored under `session/`.
 ///
 /// # Errors
@@ -181,6 +190,9 @@ mod tests {
         let mut txn = Txn::new();
         write(&mut txn, old.as_ref(), &session);
         assert!(txn.is_empty(), "nothing changed, nothing is written");
+        erase(&mut txn, &session);
+        stored(&txn, &mut store);
+        assert!(store.is_empty(), "nothing of it stays: {store:?}");
     }
 
     #[test]

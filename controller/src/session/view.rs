@@ -69,5 +69,7 @@ pub fn view(session: &Session, moment: Moment) -> v1::Session {
         claude_version: state.claude_version.clone(),
         permission_mode_now: state.permission_mode.clone(),
         stopping: session.phase() == Phase::Stopping,
+        blocked: session.blocked.to_string(),
+        interruptions: state.interruptions,
     }
 }

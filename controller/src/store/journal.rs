@@ -12,7 +12,7 @@
 
 use std::{
     fs::{File, OpenOptions},
-    io::{self, Write as _},
+    io::{self, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -32,8 +32,8 @@ pub(super) struct Journal {
     file: File,
     /// Bytes that are whole and durable.
     len: u64,
-    /// Set when the file could not be brought back to `len`: what it holds is unknown, so it takes no more.
-    broken: bool,
+    /// What lies past `len` is unknown: it is cut before anything is written again.
+    torn: bool,
 }
 
 impl Journal {
@@ -47,7 +47,7 @@ impl Journal {
         file.write_all(&header)?;
         file.sync_all()?;
         sync_parent(path)?;
-        Ok(Self { file, len: FILE_HEADER as u64, broken: false })
+        Ok(Self { file, len: FILE_HEADER as u64, torn: false })
     }
 
     /// Opens the one at `path` after [`read`] said that `len` bytes of it are whole; cuts the rest.
@@ -57,24 +57,36 @@ impl Journal {
             file.set_len(len)?;
             file.sync_all()?;
         }
-        Ok(Self { file, len, broken: false })
+        Ok(Self { file, len, torn: false })
     }
 
-    /// Appends one batch and returns once it is durable. After an error the file is as before.
+    /// Appends one batch and returns once it is durable. After an error nothing of it counts, and the next
+    /// one may succeed: a full disk needs no restart.
     pub(super) fn append(&mut self, payload: &[u8]) -> io::Result<()> {
-        if self.broken {
-            return Err(io::Error::other(
-                "an earlier write failed and could not be undone; restart the controller",
-            ));
+        if self.torn {
+            self.cut()?;
         }
         let frame = frame(payload)?;
         let written = self.file.write_all(&frame).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // A failed sync may have dropped the pages: nothing of the frame may stay.
-            self.broken = self.file.set_len(self.len).and_then(|()| self.file.sync_all()).is_err();
+            self.torn = true;
+            if let Err(error) = self.cut() {
+                tracing::warn!(error = %error, "a torn journal is cut before the next change");
+            }
             return Err(error);
         }
         self.len += frame.len() as u64;
+        Ok(())
+    }
+
+    /// Brings the file back to its last whole frame. Where the next one begins is set too: after half a write
+    /// the file would go on behind a hole, and whole frames behind a hole are damage.
+    fn cut(&mut self) -> io::Result<()> {
+        self.file.set_len(self.len)?;
+        self.file.seek(SeekFrom::Start(self.len))?;
+        self.file.sync_all()?;
+        self.torn = false;
         Ok(())
     }
 
@@ -257,6 +269,23 @@ mod tests {
         let contents = read(&path).expect("readable").expect("not empty");
         assert_eq!(contents.txns.iter().map(|(revision, _)| *revision).collect::<Vec<_>>(), [1, 2, 9]);
         assert_eq!(contents.txns[2].1, txn("after"));
+    }
+
+    #[test]
+    fn half_a_frame_is_cut_before_the_next_one_is_written() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let path = path(dir.path(), 0);
+        let mut journal = Journal::create(&path, 0).expect("a journal");
+        for revision in 1..=3 {
+            // As a write that stopped half way, and could not be undone, leaves it.
+            journal.file.write_all(b"MJ1\nhalf a frame").expect("written");
+            journal.torn = true;
+            let mut payload = Vec::new();
+            encode(&mut payload, revision, &txn("whole"));
+            journal.append(&payload).expect("appended");
+        }
+        let contents = read(&path).expect("readable").expect("not empty");
+        assert_eq!((contents.txns.len(), contents.torn), (3, 0));
     }
 
     #[test]

@@ -14,6 +14,7 @@ use std::{
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
     thread,
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
@@ -35,6 +36,9 @@ const QUEUE: usize = 1024;
 const BATCH: usize = 512;
 /// Bytes of one batch, about.
 const BATCH_BYTES: usize = 8 << 20;
+
+/// Least time between two tries to make a lost index again: each reads all there is.
+const REBUILD_AFTER: Duration = Duration::from_secs(10);
 
 /// When a journal is replaced by a snapshot.
 #[derive(Debug, Clone, Copy)]
@@ -89,6 +93,7 @@ impl Sled {
             changes: Arc::clone(&changes),
             revision: truth.revision,
             options,
+            rebuild_at: None,
             checkpoint_at: options.checkpoint_bytes.max(truth.snapshot_len * 2),
         };
         let thread = thread::Builder::new()
@@ -157,6 +162,8 @@ struct Committer {
     changes: Arc<Changes>,
     revision: Revision,
     options: Options,
+    /// The index is lost; it is made again with the first change after this.
+    rebuild_at: Option<Instant>,
     /// Length of the journal at which the next checkpoint is due.
     checkpoint_at: u64,
 }
@@ -205,11 +212,7 @@ impl Committer {
             return;
         }
         self.revision = batch.revision;
-        let txns = batch.pending.iter().map(|pending| (pending.revision, &pending.txn));
-        if let Err(error) = self.index.apply(txns, self.revision) {
-            warn!(error, "the index failed, it is made again from snapshot and journal");
-            self.rebuild();
-        }
+        self.index(&batch);
         for Pending { revision, txn, reply } in batch.pending {
             self.changes.push(revision, changes_of(txn, revision));
             // Whoever asked may have gone away; the change stands.
@@ -217,11 +220,29 @@ impl Committer {
         }
     }
 
-    fn rebuild(&self) {
+    /// Brings the index up to what is durable. One that cannot be is made again, now or, on a disk that is
+    /// full, later: nothing but a start needs it.
+    fn index(&mut self, batch: &Batch) {
+        if let Some(at) = self.rebuild_at {
+            if Instant::now() >= at {
+                self.rebuild();
+            }
+            return;
+        }
+        let txns = batch.pending.iter().map(|pending| (pending.revision, &pending.txn));
+        if let Err(error) = self.index.apply(txns, self.revision) {
+            warn!(error, "the index failed, it is made again from snapshot and journal");
+            self.rebuild();
+        }
+    }
+
+    fn rebuild(&mut self) {
         let rebuilt = Truth::load(&self.folder)
             .and_then(|truth| self.index.rebuild(&self.folder, &truth.entries, truth.revision));
+        self.rebuild_at = None;
         if let Err(error) = rebuilt {
-            tracing::error!(error = %error, "the index cannot be made again; reads fail until a restart");
+            self.rebuild_at = Some(Instant::now() + REBUILD_AFTER);
+            tracing::error!(error = %error, "the index cannot be made again yet; changes are durable without it");
         }
     }
 

@@ -34,7 +34,25 @@ pub(super) fn write(
 ) -> io::Result<u64> {
     let target = path(folder, revision);
     let unfinished = target.with_extension("tmp");
-    let mut out = Summed { out: BufWriter::new(File::create(&unfinished)?), crc: 0, len: 0 };
+    let written = fill(&unfinished, revision, count, entries);
+    if written.is_err() {
+        // Half a snapshot on a full disk only takes the room that is missing. If it stays, the next one
+        // replaces it.
+        let _ = fs::remove_file(&unfinished);
+    }
+    let len = written?;
+    fs::rename(&unfinished, &target)?;
+    sync_parent(&target)?;
+    Ok(len)
+}
+
+fn fill(
+    unfinished: &Path,
+    revision: Revision,
+    count: u64,
+    entries: impl Iterator<Item = io::Result<(String, Entry)>>,
+) -> io::Result<u64> {
+    let mut out = Summed { out: BufWriter::new(File::create(unfinished)?), crc: 0, len: 0 };
     out.write(MAGIC)?;
     out.write(&FORMAT.to_le_bytes())?;
     out.write(&revision.to_le_bytes())?;
@@ -56,8 +74,6 @@ pub(super) fn write(
     out.write(&crc.to_le_bytes())?;
     let len = out.len;
     out.out.into_inner().map_err(io::IntoInnerError::into_error)?.sync_all()?;
-    fs::rename(&unfinished, &target)?;
-    sync_parent(&target)?;
     Ok(len)
 }
 

@@ -146,6 +146,17 @@ impl Farm {
         self.sessions().watch_sessions(WatchSessionsRequest { sessions }).await.expect("watched").into_inner()
     }
 
+    /// All the output there is.
+    pub async fn output(&self, session: &str) -> Vec<u8> {
+        let request = ReadOutputRequest { session: session.to_owned(), ..ReadOutputRequest::default() };
+        let mut stream = answer(self.sessions().read_output(request).await).expect("readable");
+        let mut output = Vec::new();
+        while let Some(message) = stream.message().await.expect("it goes on") {
+            output.extend_from_slice(&message.data);
+        }
+        output
+    }
+
     /// Waits, woken by changes, until the session is as wanted.
     pub async fn until(&self, session: &str, wanted: impl Fn(&Session) -> bool) -> Session {
         let mut watch = self.watch(&[session]).await;

@@ -1,10 +1,15 @@
 //! A real controller, driven over gRPC, with a scripted worker in the test.
 
 mod bad_input;
+mod changes;
+mod disk;
 mod farm;
 mod fleet;
 mod life;
 mod output;
+mod recovery;
 mod restart;
+mod resume;
+mod retention;
 mod stored;
 mod worker;

@@ -55,7 +55,7 @@ async fn nothing_is_lost_when_the_controller_restarts_in_the_middle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_start_that_never_arrived_is_sent_again_and_a_lost_attempt_is_failed() {
+async fn a_start_that_never_arrived_is_sent_again_and_a_lost_attempt_goes_on() {
     let mut farm = Farm::start().await;
     let mut worker = FakeWorker::connect(&farm, hello("w1", 2)).await;
     let seen = farm.spawn("seen").await.session_id;
@@ -65,14 +65,26 @@ async fn a_start_that_never_arrived_is_sent_again_and_a_lost_attempt_is_failed()
     assert_eq!(worker.start().await.session_id, unseen);
     farm.restart().await;
     let mut worker = worker.reconnect(&farm, Vec::new()).await;
+    let mut starts = [worker.start().await, worker.start().await];
+    starts.sort_by_key(|start| start.attempt);
+    let [again, resumed] = starts;
+    assert_eq!((again.session_id.as_str(), again.attempt), (unseen.as_str(), 1));
+    assert_eq!((resumed.session_id.as_str(), resumed.attempt, resumed.resume), (seen.as_str(), 2, true));
+    assert_eq!(farm.get(&seen).await.interruptions, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_comes_to_its_end_also_when_the_worker_lost_its_disk() {
+    let farm = Farm::start().await;
+    let mut worker = FakeWorker::connect(&farm, hello("w1", 1)).await;
+    let id = farm.spawn("work").await.session_id;
     let start = worker.start().await;
-    assert_eq!((start.session_id.as_str(), start.attempt), (unseen.as_str(), 1));
-    let lost = farm.until_status(&seen, SessionStatus::Failed).await;
-    let end = lost.end.expect("an end");
-    assert_eq!((end.reason(), end.message.as_str()), (EndReason::WorkerLost, "w1 came back without it"));
-    // It can go on.
-    farm.message(&seen, "again").await.expect("accepted");
-    assert!(worker.start().await.resume);
+    worker.work(&start).await;
+    farm.stop(&id).await;
+    drop(worker);
+    let _anew = FakeWorker::connect(&farm, hello("w1", 1)).await;
+    let stopped = farm.until_status(&id, SessionStatus::Stopped).await;
+    assert_eq!((stopped.stopping, stopped.end.expect("an end").reason()), (false, EndReason::Stopped));
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -91,11 +103,9 @@ async fn what_nobody_wants_is_stopped_and_old_events_change_nothing() {
         let Down::Stop(stop) = worker.command().await else { panic!("not a stop") };
         assert_eq!((&stop.session_id, stop.attempt), expected);
     }
-    // The last attempt was not in the list although it was seen: it is lost.
-    farm.until_status(&id, SessionStatus::Failed).await;
-
-    farm.message(&id, "once more").await.expect("accepted");
+    // The last attempt was not in the list although it was seen: it is lost, and goes on as another.
     let start = worker.start().await;
+    assert_eq!((start.attempt, start.resume), (3, true));
     worker.work(&start).await;
     let before = farm.get(&id).await;
     let ended = || Event::AttemptEnded(AttemptEnded::default());

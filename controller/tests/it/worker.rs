@@ -29,6 +29,7 @@ pub fn project(name: &str) -> Project {
         git: true,
         allow_trust_mode: false,
         trusted: false,
+        allow_push: false,
     }
 }
 
@@ -180,13 +181,42 @@ impl FakeWorker {
         start
     }
 
-    /// Opens the stream output goes up on.
-    pub async fn push(&self, farm: &Farm) -> Result<Push, Status> {
-        let (up, stream) = mpsc::channel(64);
-        let mut request = Request::new(ReceiverStream::new(stream));
+    pub async fn query(&mut self) -> WorkspaceQuery {
+        match self.command().await {
+            Down::Query(query) => query,
+            other => panic!("not a query: {other:?}"),
+        }
+    }
+
+    /// A call with the metadata of this worker.
+    pub fn signed<T>(&self, message: T) -> Request<T> {
+        let mut request = Request::new(message);
         let text = |text: &str| MetadataValue::try_from(text).expect("ASCII");
         request.metadata_mut().insert(metadata::WORKER, text(&self.hello.worker));
         request.metadata_mut().insert(metadata::INCARNATION, text(&self.hello.incarnation));
+        request
+    }
+
+    /// Answers a query with these parts.
+    pub async fn reply(
+        &self,
+        farm: &Farm,
+        query_id: &str,
+        parts: Vec<answer_query_request::Body>,
+    ) -> Result<(), Status> {
+        let message = |body| AnswerQueryRequest {
+            query_id: query_id.to_owned(),
+            body: Some(body),
+            ..Default::default()
+        };
+        let parts: Vec<_> = parts.into_iter().map(message).collect();
+        farm.workers().answer_query(self.signed(futures::stream::iter(parts))).await.map(|_| ())
+    }
+
+    /// Opens the stream output goes up on.
+    pub async fn push(&self, farm: &Farm) -> Result<Push, Status> {
+        let (up, stream) = mpsc::channel(64);
+        let request = self.signed(ReceiverStream::new(stream));
         Ok(Push { up, down: farm.workers().push_output(request).await?.into_inner() })
     }
 }
@@ -198,7 +228,8 @@ pub struct Push {
 
 impl Push {
     pub async fn send(&self, body: push_output_request::Body) {
-        self.up.send(PushOutputRequest { body: Some(body) }).await.expect("the stream holds");
+        // A stream that has ended says so to whoever waits for its answers.
+        let _ = self.up.send(PushOutputRequest { body: Some(body) }).await;
     }
 
     pub async fn open(&self, session: &str) {
@@ -209,6 +240,21 @@ impl Push {
     pub async fn chunk(&self, session: &str, offset: u64, data: impl Into<Vec<u8>>) {
         let chunk = OutputChunk { session_id: session.into(), offset, data: data.into().into() };
         self.send(push_output_request::Body::Chunk(chunk)).await;
+    }
+
+    /// The status the stream ends with, and how far it was acknowledged until then.
+    pub async fn ended(&mut self) -> (Status, u64) {
+        let mut acked = 0;
+        loop {
+            match timeout(PATIENCE, self.down.message()).await.expect("the stream ends in time") {
+                Ok(Some(PushOutputResponse { body: Some(push_output_response::Body::Ack(ack)) })) => {
+                    acked = acked.max(ack.offset);
+                }
+                Ok(Some(_)) => {}
+                Ok(None) => return (Status::ok("ended"), acked),
+                Err(status) => return (status, acked),
+            }
+        }
     }
 
     pub async fn answer(&mut self) -> push_output_response::Body {

@@ -11,11 +11,12 @@ use tokio::process::Command;
 
 use crate::farm::Farm;
 
-const TOOLS: [&str; 8] = [
+const TOOLS: [&str; 9] = [
     "spawn_session",
     "list_sessions",
     "get_session_status",
     "get_session_output",
+    "get_session_changes",
     "send_input",
     "wait_for_completion",
     "stop_session",
@@ -52,7 +53,7 @@ async fn over_stdio(claude: Claude) {
     farm.finish();
 }
 
-/// With an agent definition that lists the eight tools and knows nothing else.
+/// With an agent definition that lists the nine tools and knows nothing else.
 async fn over_http(claude: Claude) {
     let farm = Farm::build(TestFleet::builder().claude(claude.clone())).await;
     let gateway = farm.fleet.http_gateway().await.expect("the gateway comes up");

@@ -49,6 +49,10 @@ pub(crate) struct SessionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     stopping: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    blocked: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    interruptions: Option<u32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     archived: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     queue_position: Option<u32>,
@@ -179,6 +183,7 @@ impl SessionView {
             attention_reason: session.attention.as_ref().map(|attention| reason_name(attention.reason())),
             open_attentions: Some(session.open_attentions).filter(|count| *count > 1),
             stopping: session.stopping.then_some(true),
+            blocked: one_line(&session.blocked, LINE_CHARS),
             archived: session.archived.then_some(true),
             queue_position: Some(session.queue_position).filter(|position| *position > 0),
             queue_reason: one_line(&session.queue_reason, LINE_CHARS),
@@ -194,6 +199,7 @@ impl SessionView {
         self.id = Some(session.session_id.clone());
         self.attention = session.attention.as_ref().map(|attention| AttentionView::new(attention, full));
         self.end = session.end.as_ref().map(end_view);
+        self.interruptions = Some(session.interruptions).filter(|count| *count > 0);
         self.worker = some(&session.worker);
         self.branch = session.workspace.as_ref().and_then(|workspace| some(&workspace.branch));
         self.created_at = session.created_at.as_ref().map(time);
@@ -264,8 +270,9 @@ pub(crate) fn next(session: &Session) -> String {
             "answer it as attention.answerWith says, then call wait_for_completion again".to_owned()
         }
         SessionStatus::Completed => format!(
-            "get_session_output {{\"sessionId\": \"{handle}\", \"format\": \"result\"}} gives its answer; \
-             send_input with text starts its next turn; archive_session when its branch is merged"
+            "get_session_output {{\"sessionId\": \"{handle}\", \"format\": \"result\"}} gives its answer, \
+             get_session_changes what it changed; send_input with text starts its next turn; archive_session \
+             when its branch is merged"
         ),
         SessionStatus::Failed => {
             let retry = match session.end.as_ref().map(End::reason) {
@@ -286,6 +293,11 @@ pub(crate) fn next(session: &Session) -> String {
              replacement"
                 .to_owned()
         }
+        SessionStatus::Starting | SessionStatus::Working if !session.blocked.is_empty() => format!(
+            "it is blocked ({}) and goes on by itself once that is gone: tell who runs its worker, then call \
+             wait_for_completion; do not spawn a replacement",
+            sanitise(&session.blocked)
+        ),
         SessionStatus::Unspecified
         | SessionStatus::Queued
         | SessionStatus::Starting

@@ -1,9 +1,10 @@
-//! The eight tools: their names, their definitions, and the way from a name to its code.
+//! The nine tools: their names, their definitions, and the way from a name to its code.
 //!
 //! One file a tool: what it takes, what it says, what it does. Invariant: a call that fails in its arguments
 //! has asked the controller nothing.
 
 mod archive_session;
+mod get_session_changes;
 mod get_session_output;
 mod get_session_status;
 mod list_sessions;
@@ -132,6 +133,7 @@ tools! {
     ListSessions = list_sessions,
     GetSessionStatus = get_session_status,
     GetSessionOutput = get_session_output,
+    GetSessionChanges = get_session_changes,
     SendInput = send_input,
     WaitForCompletion = wait_for_completion,
     StopSession = stop_session,

@@ -49,7 +49,11 @@ fn annotations_say_what_a_tool_may_do() {
         let hints = tool.annotations.expect("annotations");
         let read_only = matches!(
             tool.name.as_ref(),
-            "list_sessions" | "get_session_status" | "get_session_output" | "wait_for_completion"
+            "list_sessions"
+                | "get_session_status"
+                | "get_session_output"
+                | "get_session_changes"
+                | "wait_for_completion"
         );
         assert_eq!(hints.read_only_hint, Some(read_only), "{}", tool.name);
         assert_eq!(hints.destructive_hint, Some(tool.name == "stop_session"), "{}", tool.name);

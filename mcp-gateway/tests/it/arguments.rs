@@ -42,6 +42,7 @@ async fn a_misspelt_argument_is_named_with_the_right_one() {
         ("wait_for_completion", json!({"sessionId": "x", "timeout": 5}), ["`timeout`", "`timeoutSeconds`"]),
         ("get_session_output", json!({"sessionId": "x", "tail": 5}), ["`tail`", "`tailLines`"]),
         ("list_sessions", json!({"states": []}), ["`states`", "`status`"]),
+        ("get_session_changes", json!({"sessionId": "x", "path": "a"}), ["`path`", "`paths`"]),
         ("stop_session", json!({}), ["`sessionId` is missing", ""]),
     ] {
         let error = farm.error(tool, arguments).await;
@@ -66,6 +67,14 @@ async fn values_out_of_bounds_are_named() {
         ),
         ("get_session_output", json!({"sessionId": "x", "cursor": "7"}), "no cursor of this format"),
         ("get_session_output", json!({"sessionId": "x", "cursor": "o0", "tailLines": 5}), "contradict"),
+        ("get_session_changes", json!({"sessionId": "x", "format": "diff"}), "one of stat, patch, commits"),
+        (
+            "get_session_changes",
+            json!({"sessionId": "x", "format": "patch", "cursor": "s7"}),
+            "no cursor of this format",
+        ),
+        ("get_session_changes", json!({"sessionId": "x", "paths": [""]}), "`paths[0]` is empty"),
+        ("get_session_changes", json!({"sessionId": "x", "paths": vec!["a"; 257]}), "than the 256 allowed"),
         ("spawn_session", json!({"prompt": "x", "maxBudgetUsd": -1}), "at least 0"),
         ("wait_for_completion", json!({}), "no session to wait for"),
         ("wait_for_completion", json!({"sessionIds": []}), "no session to wait for"),

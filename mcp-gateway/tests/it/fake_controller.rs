@@ -11,12 +11,13 @@ use futures::{Stream, StreamExt as _, stream};
 use muster_proto::{
     error::{Error, ErrorCode},
     v1::{
-        ArchiveSessionRequest, ArchiveSessionResponse, Attention, AttentionReason, Delivery, End, EndReason,
-        GetSessionRequest, GetSessionResponse, InputAsk, ListSessionsRequest, ListSessionsResponse,
-        PermissionAsk, PlanAsk, Question, QuestionOption, ReadOutputRequest, ReadOutputResponse,
-        SendInputRequest, SendInputResponse, Session, SessionSpec, SessionStatus, SpawnSessionRequest,
-        SpawnSessionResponse, StatusCount, StopSessionRequest, StopSessionResponse, WatchSessionsRequest,
-        WatchSessionsResponse,
+        ArchiveSessionRequest, ArchiveSessionResponse, Attention, AttentionReason, ChangesFormat,
+        ChangesSummary, Delivery, End, EndReason, FetchBundleRequest, FetchBundleResponse, GetChangesRequest,
+        GetChangesResponse, GetSessionRequest, GetSessionResponse, InputAsk, ListSessionsRequest,
+        ListSessionsResponse, PermissionAsk, PlanAsk, PushBranchRequest, PushBranchResponse, Question,
+        QuestionOption, ReadOutputRequest, ReadOutputResponse, SendInputRequest, SendInputResponse, Session,
+        SessionSpec, SessionStatus, SpawnSessionRequest, SpawnSessionResponse, StatusCount,
+        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse,
         attention::Ask,
         send_input_request::Input,
         session_service_server::{SessionService, SessionServiceServer},
@@ -33,6 +34,9 @@ type Streamed<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 pub struct State {
     pub sessions: Vec<Session>,
     pub output: HashMap<String, Vec<u8>>,
+    /// What each session changed: text by format, and the figures.
+    pub changes: HashMap<String, Changes>,
+    pub asked_changes: Vec<GetChangesRequest>,
     pub spawns: Vec<SpawnSessionRequest>,
     pub inputs: Vec<SendInputRequest>,
     pub stops: Vec<StopSessionRequest>,
@@ -49,6 +53,14 @@ pub struct State {
     pub late: Vec<u8>,
     /// The next spawn is done, and its answer is lost.
     pub lose_next_answer: bool,
+}
+
+#[derive(Default, Clone)]
+pub struct Changes {
+    pub texts: HashMap<ChangesFormat, String>,
+    pub summary: ChangesSummary,
+    /// Instead of an answer.
+    pub error: Option<Error>,
 }
 
 #[derive(Clone)]
@@ -173,6 +185,18 @@ impl Fake {
         let end = bytes.len() as u64;
         self.state().output.insert(handle.to_owned(), bytes);
         self.change(handle, |session| session.output_end_offset = end);
+    }
+
+    pub fn set_changes(&self, handle: &str, changes: Changes) {
+        self.state().changes.insert(handle.to_owned(), changes);
+    }
+
+    fn changes(&self, session: &str) -> Result<Changes, Error> {
+        let handle = self.find(session)?.handle;
+        let Some(changes) = self.state().changes.get(&handle).cloned() else {
+            return Err(Error::new(ErrorCode::NoChangesKept, format!("{handle} did not work in git")));
+        };
+        changes.error.clone().map_or(Ok(changes), Err)
     }
 
     pub fn set_down(&self, down: bool) {
@@ -453,6 +477,59 @@ impl SessionService for Fake {
             .collect();
         Ok(Response::new(stream::iter(chunks).boxed()))
     }
+
+    async fn get_changes(
+        &self,
+        request: Request<GetChangesRequest>,
+    ) -> Result<Response<GetChangesResponse>, Status> {
+        self.enter(&request)?;
+        let request = request.into_inner();
+        self.state().asked_changes.push(request.clone());
+        let changes = self.changes(&request.session)?;
+        let text = changes.texts.get(&request.format()).cloned().unwrap_or_default();
+        let from = request.from_offset as usize;
+        if !text.is_char_boundary(from) {
+            return Err(Error::new(ErrorCode::InvalidCursor, "the offset lies outside the text").into());
+        }
+        let limit = if request.limit_bytes == 0 { 256 << 10 } else { request.limit_bytes as usize };
+        let end = page_end(&text, from, limit);
+        Ok(Response::new(GetChangesResponse {
+            text: text[from..end].to_owned(),
+            next_offset: end as u64,
+            truncated: end < text.len(),
+            summary: Some(changes.summary),
+        }))
+    }
+
+    type FetchBundleStream = Streamed<FetchBundleResponse>;
+
+    async fn fetch_bundle(
+        &self,
+        request: Request<FetchBundleRequest>,
+    ) -> Result<Response<Self::FetchBundleStream>, Status> {
+        self.enter(&request)?;
+        let changes = self.changes(&request.into_inner().session)?;
+        let first = FetchBundleResponse { summary: Some(changes.summary), data: b"# v2 git".to_vec().into() };
+        let second = FetchBundleResponse { summary: None, data: b" bundle\n".to_vec().into() };
+        Ok(Response::new(stream::iter([Ok(first), Ok(second)]).boxed()))
+    }
+
+    async fn push_branch(
+        &self,
+        request: Request<PushBranchRequest>,
+    ) -> Result<Response<PushBranchResponse>, Status> {
+        self.enter(&request)?;
+        let request = request.into_inner();
+        let summary = self.changes(&request.session)?.summary;
+        let remote = if request.remote.is_empty() { "origin".to_owned() } else { request.remote };
+        Ok(Response::new(PushBranchResponse { remote, branch: summary.branch, commit: summary.head_commit }))
+    }
+}
+
+/// The end of the page of `text` that begins at `from`: at most `limit` bytes, whole characters.
+fn page_end(text: &str, from: usize, limit: usize) -> usize {
+    let end = text.len().min(from.saturating_add(limit));
+    (from..=end).rev().find(|end| text.is_char_boundary(*end)).unwrap_or(from)
 }
 
 /// Counts a watch as open for as long as its stream lives.

@@ -1,6 +1,7 @@
 //! The gateway as its clients see it: real MCP clients before it, a scripted controller behind it.
 
 mod arguments;
+mod changes;
 mod fake_controller;
 mod farm;
 mod http;

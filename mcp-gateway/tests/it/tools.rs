@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::farm::{Farm, content, text};
 
 #[tokio::test]
-async fn the_server_says_who_it_is_and_shows_eight_tools() {
+async fn the_server_says_who_it_is_and_shows_nine_tools() {
     let farm = Farm::start().await;
     let info = farm.client.peer_info().expect("the handshake is done");
     assert_eq!(info.server_info.as_ref().map(|info| info.name.as_str()), Some("muster"));
@@ -18,6 +18,7 @@ async fn the_server_says_who_it_is_and_shows_eight_tools() {
         "mcp__muster__list_sessions",
         "mcp__muster__get_session_status",
         "mcp__muster__get_session_output",
+        "mcp__muster__get_session_changes",
         "mcp__muster__send_input",
         "mcp__muster__wait_for_completion",
         "mcp__muster__stop_session",
@@ -25,7 +26,7 @@ async fn the_server_says_who_it_is_and_shows_eight_tools() {
     ] {
         assert!(names.iter().any(|known| known == name), "{name} is missing");
     }
-    assert_eq!(names.len(), 8);
+    assert_eq!(names.len(), 9);
     assert!(serde_json::to_string(&tools).expect("JSON").len() < 24_000);
 }
 

@@ -39,6 +39,9 @@ pub struct Launch {
     pub spool_base: u64,
     /// Offset at which the output of this attempt begins.
     pub output_start: u64,
+    /// Bytes the spool file may hold; the tree is killed when they are reached. 0: any number.
+    #[serde(default)]
+    pub spool_limit: u64,
 }
 
 /// `exit.json`: how it ended. Nothing of the attempt ran any more when this was written, unless `survivors`.
@@ -56,6 +59,9 @@ pub struct Exit {
     pub survivors: u32,
     /// Whether the disk never took the last bytes.
     pub output_lost: bool,
+    /// Whether it was killed because its spool reached the limit.
+    #[serde(default)]
+    pub output_limit: bool,
 }
 
 /// The directory of one attempt.

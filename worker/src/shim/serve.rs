@@ -76,6 +76,7 @@ pub(super) struct Shim {
     clients: Vec<Client>,
     drain_until: Option<Instant>,
     abandon_at: Option<Instant>,
+    over_limit: bool,
     buffer: Vec<u8>,
 }
 
@@ -126,6 +127,7 @@ impl Shim {
             clients: Vec::new(),
             drain_until: None,
             abandon_at: None,
+            over_limit: false,
             buffer: vec![0; READ_BYTES],
         })
     }
@@ -245,6 +247,10 @@ impl Shim {
         }
         if self.spool.end() != before || self.spool.errno() != self.told_errno {
             self.after_append();
+        }
+        if self.spool.is_over_limit() && !self.over_limit && self.ended.is_none() {
+            self.over_limit = true;
+            self.kill_tree();
         }
     }
 
@@ -366,6 +372,7 @@ impl Shim {
             spool_end: self.spool.end(),
             survivors: self.survivors,
             output_lost: self.spool.is_blocked(),
+            output_limit: self.over_limit,
         };
         let mut result = self.spool.sync().and_then(|()| self.dir.write_exit(&exit));
         for _ in 0..60 {

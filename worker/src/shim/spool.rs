@@ -13,6 +13,8 @@ use super::files::Launch;
 pub(super) struct Spool {
     file: File,
     end: u64,
+    /// Offset at which the limit is reached.
+    limit: u64,
     pending: Vec<u8>,
     errno: i32,
 }
@@ -21,12 +23,21 @@ impl Spool {
     pub(super) fn open(launch: &Launch) -> io::Result<Self> {
         let file = OpenOptions::new().append(true).create(true).open(&launch.spool)?;
         let end = launch.spool_base + file.metadata()?.len();
-        Ok(Self { file, end, pending: Vec::new(), errno: 0 })
+        let limit = match launch.spool_limit {
+            0 => u64::MAX,
+            bytes => launch.spool_base.saturating_add(bytes),
+        };
+        Ok(Self { file, end, limit, pending: Vec::new(), errno: 0 })
     }
 
     /// Offset, in the session, after the last byte on disk.
     pub(super) const fn end(&self) -> u64 {
         self.end
+    }
+
+    /// Whether there is more than it may hold. What has come is kept all the same.
+    pub(super) const fn is_over_limit(&self) -> bool {
+        self.end + self.pending.len() as u64 >= self.limit
     }
 
     /// 0, or why the disk takes nothing.

@@ -50,6 +50,8 @@ pub(crate) struct View {
     pub(crate) last_input: u64,
     /// The newest line of activity not sent yet.
     pub(crate) activity: Option<SessionEvent>,
+    /// Activity that holds until it is taken back: said again on each new link.
+    pub(crate) standing: Option<SessionEvent>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {

@@ -50,6 +50,10 @@ fn judge(known: &Known<'_>) -> (EndReason, String) {
         Some(Why::Hung) => return (EndReason::Hung, known.detail.to_owned()),
         Some(Why::Finish) | None => {}
     }
+    if known.exit.is_some_and(|exit| exit.output_limit) {
+        let text = "its output reached the worker's limit for one session; what had come by then is kept";
+        return (EndReason::OutputLimit, text.to_owned());
+    }
     if let Some(result) = known.result {
         return judge_result(result);
     }
@@ -104,6 +108,7 @@ mod tests {
         let (zero, one) = (code(0), code(1));
         let killed = Exit { signal: Some(9), ..Exit::default() };
         let fails = Exit { start_error: Some("no such file".into()), ..Exit::default() };
+        let much = Exit { output_limit: true, ..killed.clone() };
         let good = TurnResult::default();
         let bad = TurnResult { is_error: true, text: "API Error: 529".into(), ..TurnResult::default() };
         let cut = TurnResult { is_error: true, interrupted: true, ..TurnResult::default() };
@@ -115,6 +120,7 @@ mod tests {
             (Known { spoke: false, ..known(Some(&one), None) }, EndReason::StartFailed),
             (known(Some(&killed), None), EndReason::Killed),
             (known(Some(&fails), None), EndReason::StartFailed),
+            (known(Some(&much), Some(&good)), EndReason::OutputLimit),
             (known(None, None), EndReason::ShimLost),
             (Known { why: Some(Why::Stop), ..known(None, None) }, EndReason::Stopped),
             (Known { why: Some(Why::Hung), ..known(Some(&killed), None) }, EndReason::Hung),

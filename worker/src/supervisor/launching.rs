@@ -100,6 +100,7 @@ pub(super) fn order(context: &Context, start: &StartSession, facts: &Facts<'_>) 
         spool: facts.spool.clone(),
         spool_base: facts.base_offset,
         output_start: facts.output_start,
+        spool_limit: context.config.claude.output_limit_bytes,
     })
 }
 

@@ -9,6 +9,7 @@ mod ending;
 mod launching;
 mod leftovers;
 mod locate;
+pub(crate) mod orphans;
 mod outbox;
 mod phase;
 mod session;
@@ -141,6 +142,7 @@ impl Supervisor {
             end_offset: record.base_offset + dir.spool_bytes(),
             last_input: last_input.unwrap_or_default(),
             activity: None,
+            standing: None,
         };
         let entry = self.board.enter(id, outbox, view);
         let resumes = start.filter(|start| start.attempt > ended);
@@ -164,6 +166,10 @@ impl Supervisor {
 
     pub(crate) fn context(&self) -> &Context {
         &self.context
+    }
+
+    pub(crate) fn shared_context(&self) -> Arc<Context> {
+        Arc::clone(&self.context)
     }
 
     /// Attempts that run.

@@ -95,7 +95,17 @@ pub(super) struct Session {
     /// A newer attempt, held until the older one has ended.
     next: Option<Box<StartSession>>,
     last_activity: Instant,
+    held: Held,
     buffer: Vec<u8>,
+}
+
+/// What the disk refuses.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Held {
+    /// claude's output; the shim holds claude.
+    output: bool,
+    /// What the session itself writes down.
+    own: bool,
 }
 
 impl Session {
@@ -124,6 +134,7 @@ impl Session {
             launch_error: None,
             next: None,
             last_activity,
+            held: Held::default(),
             buffer,
         }
     }
@@ -267,14 +278,14 @@ impl Session {
                 tracing::warn!(session.id = %self.id, seq, reason, "shim refused an input");
                 self.decide(|attempt| attempt.on_input_refused(seq, &reason, now)).await;
             }
-            Word::SpoolState(0) => tracing::info!(session.id = %self.id, "disk takes output again"),
+            Word::SpoolState(0) => {
+                tracing::info!(session.id = %self.id, "disk takes output again");
+                self.set_held(|held| held.output = false);
+            }
             Word::SpoolState(errno) => {
                 let error = std::io::Error::from_raw_os_error(errno.cast_signed());
                 tracing::warn!(session.id = %self.id, error = %error, "disk takes no output, claude is held");
-                self.perform(vec![Effect::Activity(format!(
-                    "held: the worker cannot write output: {error}"
-                ))])
-                .await;
+                self.set_held(|held| held.output = true);
             }
             Word::Exited(exit) => self.on_gone(Some(exit)).await,
             Word::Closed => {

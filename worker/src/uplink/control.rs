@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
-use super::{Uplink, closed, host, unexpected};
+use super::{Uplink, closed, host, queries::Queries, unexpected};
 
 /// Messages on their way up. When full, events wait on the board, which is where they are kept anyway.
 const UP: usize = 64;
@@ -37,8 +37,8 @@ pub(super) async fn open(uplink: &Uplink) -> Result<Opened, Status> {
     let changed = uplink.supervisor.board().subscribe();
     let hello = connect_request::Body::Hello(hello(uplink));
     up.try_send(ConnectRequest { body: Some(hello) }).expect("a new channel has room");
-    let stream = uplink.request(ReceiverStream::new(up_rx));
-    let mut client = uplink.client.clone();
+    let stream = uplink.link.request(ReceiverStream::new(up_rx));
+    let mut client = uplink.link.client.clone();
     let welcomed = async {
         let mut down = client.connect(stream).await?.into_inner();
         let first = down.message().await?.ok_or_else(closed)?;
@@ -62,6 +62,7 @@ fn hello(uplink: &Uplink) -> Hello {
         git: project.path.ancestors().any(|dir| dir.join(".git").exists()),
         allow_trust_mode: project.allow_trust_mode,
         trusted: project.trusted,
+        allow_push: project.allow_push,
     };
     Hello {
         worker: config.name.to_string(),
@@ -86,11 +87,12 @@ pub(super) async fn serve(uplink: &Uplink, opened: Opened) -> Status {
     let mut beat = tokio::time::interval(every);
     beat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut sent: HashMap<SessionId, u64> = HashMap::new();
+    let mut queries = Queries::new(uplink.link.clone(), uplink.supervisor.shared_context());
     changed.mark_changed();
     loop {
         tokio::select! {
             order = down.message() => match order {
-                Ok(Some(order)) => dispatch(uplink, order),
+                Ok(Some(order)) => dispatch(uplink, &mut queries, order),
                 Ok(None) => return closed(),
                 Err(status) => return status,
             },
@@ -119,6 +121,11 @@ async fn send_events(
     sent: &mut HashMap<SessionId, u64>,
 ) -> Result<(), mpsc::error::SendError<ConnectRequest>> {
     for entry in uplink.supervisor.board().entries() {
+        if !sent.contains_key(&entry.session)
+            && let Some(standing) = entry.view().standing
+        {
+            send(up, standing).await?;
+        }
         let last = sent.entry(entry.session).or_default();
         for event in entry.take_after(*last) {
             *last = event.event_seq.max(*last);
@@ -136,7 +143,7 @@ async fn send(
 }
 
 /// Hands an order on. Never waits: a busy session must not hold up a stop of another.
-fn dispatch(uplink: &Uplink, order: ConnectResponse) {
+fn dispatch(uplink: &Uplink, queries: &mut Queries, order: ConnectResponse) {
     let supervisor = &uplink.supervisor;
     match order.body {
         Some(connect_response::Body::Start(start)) => supervisor.start(start),
@@ -144,6 +151,7 @@ fn dispatch(uplink: &Uplink, order: ConnectResponse) {
         Some(connect_response::Body::Stop(stop)) => supervisor.stop(&stop),
         Some(connect_response::Body::Release(release)) => supervisor.release(release),
         Some(connect_response::Body::EventAck(ack)) => supervisor.acked(&ack.session_id, ack.event_seq),
+        Some(connect_response::Body::Query(query)) => queries.ask(query),
         Some(connect_response::Body::Welcome(_)) => tracing::warn!("second Welcome on one stream; ignored"),
         _ => tracing::warn!("the controller sent an order this worker does not know; ignored"),
     }

@@ -4,6 +4,7 @@
 mod control;
 mod host;
 mod output;
+mod queries;
 
 use std::sync::Arc;
 
@@ -38,10 +39,26 @@ pub(crate) enum UplinkError {
 /// One worker's link.
 pub(crate) struct Uplink {
     supervisor: Arc<Supervisor>,
-    client: Client,
     incarnation: Incarnation,
+    link: Link,
+}
+
+/// The way to the controller, and who we are on it. Cheap to clone.
+#[derive(Clone)]
+struct Link {
+    client: Client,
     worker_key: MetadataValue<Ascii>,
     incarnation_key: MetadataValue<Ascii>,
+}
+
+impl Link {
+    /// A request that says who sends it.
+    fn request<T>(&self, body: T) -> Request<T> {
+        let mut request = Request::new(body);
+        request.metadata_mut().insert(metadata::WORKER, self.worker_key.clone());
+        request.metadata_mut().insert(metadata::INCARNATION, self.incarnation_key.clone());
+        request
+    }
 }
 
 impl Uplink {
@@ -54,7 +71,8 @@ impl Uplink {
         let incarnation = Incarnation::generate();
         let ascii = |text: &str| MetadataValue::try_from(text).expect("names and incarnations are ASCII");
         let (worker_key, incarnation_key) = (ascii(config.name.as_str()), ascii(incarnation.as_str()));
-        Ok(Self { supervisor, client, incarnation, worker_key, incarnation_key })
+        let link = Link { client, worker_key, incarnation_key };
+        Ok(Self { supervisor, incarnation, link })
     }
 
     /// Connects again and again until the shutdown.
@@ -92,14 +110,6 @@ impl Uplink {
             ended = control::serve(self, opened) => ended,
             ended = output::push(self) => ended,
         }
-    }
-
-    /// A request that says who sends it.
-    fn request<T>(&self, body: T) -> Request<T> {
-        let mut request = Request::new(body);
-        request.metadata_mut().insert(metadata::WORKER, self.worker_key.clone());
-        request.metadata_mut().insert(metadata::INCARNATION, self.incarnation_key.clone());
-        request
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::process::Command;
+use tokio::{io::AsyncReadExt as _, process::Command};
 
 /// Given to every call.
 const GUARDS: [&str; 10] = [
@@ -30,6 +30,9 @@ const GUARDS: [&str; 10] = [
 ];
 /// Variables git gets from the worker.
 const PASSED: [&str; 6] = ["HOME", "PATH", "XDG_CONFIG_HOME", "TMPDIR", "USER", "LOGNAME"];
+
+/// Complaints of a long-running git that are kept.
+const SAID_BYTES: u64 = 64 << 10;
 
 /// A git command that did not do what it should.
 #[derive(Debug, thiserror::Error)]
@@ -83,24 +86,59 @@ impl Git {
     /// # Errors
     /// [`GitError`].
     pub async fn run<S: AsRef<OsStr>>(&self, limit: Duration, args: &[S]) -> Result<String, GitError> {
-        let verb = args.first().map(|arg| arg.as_ref().to_string_lossy().into_owned()).unwrap_or_default();
+        let output = match tokio::time::timeout(limit, self.command(args).output()).await {
+            Ok(output) => output?,
+            Err(_) => return Err(GitError::TimedOut { verb: verb(args), limit }),
+        };
+        if output.status.success() {
+            let text = String::from_utf8_lossy(&output.stdout);
+            return Ok(text.trim_end_matches('\n').to_owned());
+        }
+        Err(failed(args, output.status, &output.stderr))
+    }
+
+    /// Runs it to its end and keeps `most` bytes of its stdout from `from` on, however much there is.
+    ///
+    /// # Errors
+    /// [`GitError`]. There is no time limit: the caller drops the future, which kills git.
+    pub async fn page<S: AsRef<OsStr>>(&self, args: &[S], from: u64, most: usize) -> Result<Page, GitError> {
+        let mut child = self.command(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        let missing = || io::Error::other("git was started without its pipes");
+        let mut stdout = child.stdout.take().ok_or_else(missing)?;
+        let mut stderr = child.stderr.take().ok_or_else(missing)?.take(SAID_BYTES);
+        let mut said = Vec::new();
+        let read = async {
+            let (mut page, mut buffer) = (Page::default(), vec![0; 64 << 10]);
+            loop {
+                let got = stdout.read(&mut buffer).await?;
+                if got == 0 {
+                    return Ok::<_, io::Error>(page);
+                }
+                let skip = usize::try_from(from.saturating_sub(page.total)).unwrap_or(got).min(got);
+                let room = most - page.bytes.len();
+                page.bytes.extend_from_slice(&buffer[skip..got.min(skip.saturating_add(room))]);
+                page.total += got as u64;
+            }
+        };
+        let complain = async {
+            let read = stderr.read_to_end(&mut said).await;
+            let mut rest = stderr.into_inner();
+            tokio::io::copy(&mut rest, &mut tokio::io::sink()).await.and(read)
+        };
+        let (page, complained) = tokio::join!(read, complain);
+        let status = child.wait().await?;
+        complained?;
+        if status.success() { Ok(page?) } else { Err(failed(args, status, &said)) }
+    }
+
+    fn command<S: AsRef<OsStr>>(&self, args: &[S]) -> Command {
         let mut command = Command::new("git");
         command.args(GUARDS).args(args).current_dir(&self.dir).env_clear();
         command.envs(std::env::vars_os().filter(|(name, _)| PASSED.iter().any(|passed| name == passed)));
         command.env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "/bin/false");
         command.env("GIT_OPTIONAL_LOCKS", "0").envs(self.extra.iter().map(|(name, value)| (name, value)));
         command.stdin(Stdio::null()).kill_on_drop(true);
-        let output = match tokio::time::timeout(limit, command.output()).await {
-            Ok(output) => output?,
-            Err(_) => return Err(GitError::TimedOut { verb, limit }),
-        };
-        if output.status.success() {
-            let text = String::from_utf8_lossy(&output.stdout);
-            return Ok(text.trim_end_matches('\n').to_owned());
-        }
-        let said = String::from_utf8_lossy(&output.stderr);
-        let said = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
-        Err(GitError::Failed { verb, code: output.status.code().unwrap_or(-1), said })
+        command
     }
 
     /// Runs it; `None` when it says no (any exit code of its own), which for a question is an answer.
@@ -118,4 +156,24 @@ impl Git {
             Err(error) => Err(error),
         }
     }
+}
+
+/// A part of what git printed.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Page {
+    /// The part.
+    pub bytes: Vec<u8>,
+    /// Length of the whole.
+    pub total: u64,
+}
+
+fn verb<S: AsRef<OsStr>>(args: &[S]) -> String {
+    let set = args.iter().take_while(|arg| arg.as_ref() == "-c").count();
+    args.get(set * 2).map(|arg| arg.as_ref().to_string_lossy().into_owned()).unwrap_or_default()
+}
+
+fn failed<S: AsRef<OsStr>>(args: &[S], status: std::process::ExitStatus, stderr: &[u8]) -> GitError {
+    let said = String::from_utf8_lossy(stderr);
+    let said = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
+    GitError::Failed { verb: verb(args), code: status.code().unwrap_or(-1), said }
 }

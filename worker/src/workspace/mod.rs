@@ -4,7 +4,10 @@
 //! reaches the same state. Nothing outside `<state_dir>/worktrees` is ever removed, and nothing at all before the work
 //! in it is kept in a ref.
 
+pub mod bundle;
+pub mod changes;
 pub mod git;
+pub mod push;
 pub mod snapshot;
 pub mod worktree;
 

@@ -33,33 +33,82 @@ pub(super) async fn kept(
 /// Keeps what the branch alone does not hold. Safe to repeat.
 pub(super) async fn keep(place: &Place<'_>, session_dir: &Path, session: &str) -> Result<(), WorkspaceError> {
     let git = Git::new(place.repository);
-    let tip = tip(&git, place).await?;
-    let head =
-        head(&git, place).await?.or_else(|| tip.clone()).unwrap_or_else(|| place.base_commit.to_owned());
-    let index = session_dir.join("snapshot.index");
-    let tree = write_tree(place, &index, &head).await;
-    let _ = fs::remove_file(&index);
-    let tree = tree?;
-    let head_tree = git.run(QUICK, &["rev-parse", "--verify", &format!("{head}^{{tree}}")]).await?;
-    if tree == head_tree && tip.as_deref() == Some(&head) {
-        return Ok(());
+    let tree = Tree::of(place, &session_dir.join("snapshot.index"), Nested::Refuse).await?;
+    if !tree.is_on_branch() {
+        let commit = tree.commit(&git, session, None).await?;
+        git.run(QUICK, &["update-ref", &ref_name(session), &commit]).await?;
     }
-    let commit = if tree == head_tree {
-        head // committed, but on no branch of ours: a detached HEAD or another branch
-    } else {
-        let message = format!("muster: state of session {session}");
-        git.env("GIT_AUTHOR_NAME", "muster")
-            .env("GIT_AUTHOR_EMAIL", "muster@localhost")
-            .env("GIT_COMMITTER_NAME", "muster")
-            .env("GIT_COMMITTER_EMAIL", "muster@localhost")
-            .run(QUICK, &["commit-tree", &tree, "-p", &head, "-m", &message])
-            .await?
-    };
-    Git::new(place.repository).run(QUICK, &["update-ref", &ref_name(session), &commit]).await?;
     Ok(())
 }
 
-async fn tip(git: &Git, place: &Place<'_>) -> Result<Option<String>, WorkspaceError> {
+/// What to do about a repository inside the worktree, of which a tree holds only a pointer.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Nested {
+    /// Its files would be lost.
+    Refuse,
+    /// Nothing is removed, so the pointer will do.
+    Point,
+}
+
+/// What a worktree holds, as a tree in the repository.
+pub(super) struct Tree {
+    tree: String,
+    /// What is checked out.
+    head: String,
+    head_tree: String,
+    /// Of the branch; `None` when it was deleted.
+    pub(super) tip: Option<String>,
+}
+
+impl Tree {
+    /// Reads the worktree through an index of our own at `index`, which is removed again.
+    pub(super) async fn of(place: &Place<'_>, index: &Path, nested: Nested) -> Result<Self, WorkspaceError> {
+        let git = Git::new(place.repository);
+        let tip = tip(&git, place).await?;
+        let head =
+            head(&git, place).await?.or_else(|| tip.clone()).unwrap_or_else(|| place.base_commit.to_owned());
+        let tree = write_tree(place, index, &head, nested).await;
+        let _ = fs::remove_file(index);
+        let tree = tree?;
+        let head_tree = git.run(QUICK, &["rev-parse", "--verify", &format!("{head}^{{tree}}")]).await?;
+        Ok(Self { tree, head, head_tree, tip })
+    }
+
+    /// Whether the branch alone holds all of it.
+    pub(super) fn is_on_branch(&self) -> bool {
+        self.tree == self.head_tree && self.tip.as_deref() == Some(&self.head)
+    }
+
+    /// A commit that holds it: what is checked out, or one on top. `known`: a commit to use again if it is that one.
+    pub(super) async fn commit(
+        &self,
+        git: &Git,
+        session: &str,
+        known: Option<&str>,
+    ) -> Result<String, WorkspaceError> {
+        if self.tree == self.head_tree {
+            // Committed, though perhaps on no branch of ours: a detached HEAD or another branch.
+            return Ok(self.head.clone());
+        }
+        if let Some(known) = known {
+            let args = ["rev-parse", &format!("{known}^{{tree}}"), &format!("{known}^1")];
+            let said = git.ask(QUICK, &args).await?;
+            if said.as_deref() == Some(&format!("{}\n{}", self.tree, self.head)) {
+                return Ok(known.to_owned());
+            }
+        }
+        let message = format!("muster: state of session {session}");
+        let git = git
+            .clone()
+            .env("GIT_AUTHOR_NAME", "muster")
+            .env("GIT_AUTHOR_EMAIL", "muster@localhost")
+            .env("GIT_COMMITTER_NAME", "muster")
+            .env("GIT_COMMITTER_EMAIL", "muster@localhost");
+        Ok(git.run(QUICK, &["commit-tree", &self.tree, "-p", &self.head, "-m", &message]).await?)
+    }
+}
+
+pub(super) async fn tip(git: &Git, place: &Place<'_>) -> Result<Option<String>, WorkspaceError> {
     let name = format!("refs/heads/{}^{{commit}}", place.branch);
     Ok(git.ask(QUICK, &["rev-parse", "--verify", "--quiet", &name]).await?)
 }
@@ -81,17 +130,23 @@ async fn head(git: &Git, place: &Place<'_>) -> Result<Option<String>, WorkspaceE
     Ok(None)
 }
 
-async fn write_tree(place: &Place<'_>, index: &Path, head: &str) -> Result<String, WorkspaceError> {
+async fn write_tree(
+    place: &Place<'_>,
+    index: &Path,
+    head: &str,
+    nested: Nested,
+) -> Result<String, WorkspaceError> {
     let git = Git::new(place.root)
         .env("GIT_DIR", place.repository)
         .env("GIT_WORK_TREE", place.root)
         .env("GIT_INDEX_FILE", index);
     let _ = fs::remove_file(index);
     git.run(QUICK, &["read-tree", head]).await?;
-    let before = links(&git).await?;
+    let before = if nested == Nested::Refuse { links(&git).await? } else { BTreeSet::new() };
     git.run(SLOW, &["-c", "advice.addEmbeddedRepo=false", "add", "--all", "--", "."]).await?;
     // A repository in the worktree becomes a mere pointer in the tree: its files would be lost.
-    for path in links(&git).await? {
+    let links = if nested == Nested::Refuse { links(&git).await? } else { BTreeSet::new() };
+    for path in links {
         let inside = place.root.join(&path);
         if inside.join(".git").symlink_metadata().is_ok() || (!before.contains(&path) && inside.exists()) {
             return Err(WorkspaceError::HoldsRepository(path));

@@ -65,6 +65,17 @@ struct Intent {
     made: bool,
 }
 
+/// The work of a session.
+#[derive(Debug, Clone)]
+pub(super) struct Found {
+    /// The repository's common git directory.
+    pub(super) repository: PathBuf,
+    /// The worktree, if it stands.
+    pub(super) root: Option<PathBuf>,
+    pub(super) branch: String,
+    pub(super) base_commit: String,
+}
+
 impl Intent {
     fn read(session_dir: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(session_dir.join("workspace.json")).ok()?).ok()
@@ -169,6 +180,34 @@ impl Worktrees {
             released.kept_commit = commit;
         }
         Ok(released)
+    }
+
+    /// Where the work of a session is: in a worktree that stands, or only in the repository. `project`: its directory,
+    /// for a session of whose making nothing is on disk any more.
+    pub(super) async fn find(
+        &self,
+        session_dir: &Path,
+        project: &Path,
+        was: &Workspace,
+    ) -> Result<Option<Found>, WorkspaceError> {
+        if let Some(intent) = Intent::read(session_dir).filter(|intent| intent.made) {
+            let stands = intent.root.parent() == Some(self.root.as_path()) && is_directory(&intent.root);
+            let Intent { repository, root, branch, base_commit, .. } = intent;
+            return Ok(Some(Found { repository, root: stands.then_some(root), branch, base_commit }));
+        }
+        let plain = |text: &str| !text.is_empty() && !text.starts_with('-') && !text.contains('\0');
+        if !plain(&was.branch) || !plain(&was.base_commit) {
+            return Ok(None);
+        }
+        let asked = ["rev-parse", "--path-format=absolute", "--git-common-dir"];
+        let repository = Git::new(project).ask(QUICK, &asked).await?;
+        let (branch, base_commit) = (was.branch.clone(), was.base_commit.clone());
+        Ok(repository.map(|repository| Found {
+            repository: repository.into(),
+            root: None,
+            branch,
+            base_commit,
+        }))
     }
 
     fn gate(&self, repository: &Path) -> Arc<Semaphore> {

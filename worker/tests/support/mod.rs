@@ -15,12 +15,14 @@ use futures::{Stream, StreamExt as _};
 use muster_proto::{
     ids::SessionId,
     v1::{
-        Answer, ApplyInput, AttemptEnded, Attention, ConnectRequest, ConnectResponse, Decision, EventAck,
-        Hello, Input, OutputAck, OutputPosition, PushOutputRequest, PushOutputResponse, SessionEvent,
-        SessionSpec, StartSession, StopAttempt, Welcome, connect_request, connect_response, input,
-        push_output_request, push_output_response,
+        Answer, AnswerQueryRequest, AnswerQueryResponse, ApplyInput, AttemptEnded, Attention, ConnectRequest,
+        ConnectResponse, Decision, EventAck, Hello, Input, OutputAck, OutputPosition, PushOutputRequest,
+        PushOutputResponse, SessionEvent, SessionSpec, StartSession, StopAttempt, Welcome, WorkspaceQuery,
+        answer_query_request, connect_request, connect_response, input, push_output_request,
+        push_output_response,
         session_event::Body,
         worker_service_server::{WorkerService, WorkerServiceServer},
+        workspace_query,
     },
 };
 use muster_runtime::{shutdown::Shutdown, task};
@@ -41,6 +43,10 @@ pub struct Seen {
     /// Reliable events by session, each once, in order.
     pub events: BTreeMap<String, Vec<SessionEvent>>,
     pub output: BTreeMap<String, Vec<u8>>,
+    /// By query.
+    pub answers: BTreeMap<String, Vec<AnswerQueryRequest>>,
+    /// What sessions said of being blocked, each change once.
+    pub blocked: Vec<String>,
     orders: Option<mpsc::Sender<Result<ConnectResponse, Status>>>,
     /// Events are kept but not acknowledged.
     pub silent: bool,
@@ -77,6 +83,21 @@ impl WorkerService for Controller {
         })
         .detach();
         Ok(Response::new(Box::pin(ReceiverStream::new(orders_rx))))
+    }
+
+    async fn answer_query(
+        &self,
+        request: Request<Streaming<AnswerQueryRequest>>,
+    ) -> Result<Response<AnswerQueryResponse>, Status> {
+        let mut up = request.into_inner();
+        let mut answer = Vec::new();
+        while let Some(part) = up.message().await? {
+            answer.push(part);
+        }
+        let id = answer.first().map(|part| part.query_id.clone()).unwrap_or_default();
+        self.seen.lock().expect("no test panicked").answers.insert(id, answer);
+        self.changed.send_modify(|version| *version += 1);
+        Ok(Response::new(AnswerQueryResponse {}))
     }
 
     async fn push_output(
@@ -137,6 +158,13 @@ impl Controller {
                     }
                     if event.event_seq == last + 1 {
                         events.push(event);
+                    }
+                }
+                Some(connect_request::Body::Event(event)) => {
+                    if let Some(Body::Activity(activity)) = event.body
+                        && seen.blocked.last().is_none_or(|last| *last != activity.blocked)
+                    {
+                        seen.blocked.push(activity.blocked);
                     }
                 }
                 _ => {}
@@ -259,6 +287,31 @@ impl Controller {
         String::from_utf8(bytes).expect("text")
     }
 
+    /// Asks about a session's work: the result or the error, and the data.
+    pub async fn ask(
+        &self,
+        start: &StartSession,
+        ask: workspace_query::Ask,
+    ) -> (answer_query_request::Body, String, Vec<u8>) {
+        let query_id = SessionId::generate().to_string();
+        let query = WorkspaceQuery {
+            query_id: query_id.clone(),
+            session_id: start.session_id.clone(),
+            workspace: None,
+            project: "p".to_owned(),
+            ask: Some(ask),
+        };
+        self.order(connect_response::Body::Query(query)).await;
+        let answer = self.until("an answer", |seen| seen.answers.get(&query_id).cloned()).await;
+        let mut data = Vec::new();
+        for part in &answer[1..] {
+            let Some(answer_query_request::Body::Data(bytes)) = &part.body else { panic!("{part:?}") };
+            assert!(bytes.len() <= 64 << 10);
+            data.extend_from_slice(bytes);
+        }
+        (answer[0].body.clone().expect("set"), answer[0].error_message.clone(), data)
+    }
+
     /// The kinds of an attempt's events, in order.
     pub fn story(&self, start: &StartSession) -> Vec<&'static str> {
         let seen = self.seen.lock().expect("no test panicked");
@@ -349,6 +402,7 @@ impl Machine {
             path: repo.clone(),
             allow_trust_mode: false,
             trusted: false,
+            allow_push: false,
         };
         let config = Config {
             controller: format!("http://{}", controller.addr),

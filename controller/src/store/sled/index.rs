@@ -7,7 +7,10 @@ use std::{
     fs,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{PoisonError, RwLock},
+    sync::{
+        PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -26,6 +29,8 @@ const APPLIED: &[u8] = b"\0applied";
 pub(super) struct Index {
     /// None while it cannot be made: reads fail, commits still become durable.
     db: RwLock<Option<sled::Db>>,
+    /// What was there was moved aside and the new one could not be made yet.
+    tried: AtomicBool,
 }
 
 impl Index {
@@ -48,11 +53,11 @@ impl Index {
                 if existed && fixed > 0 {
                     info!(records = fixed, "the index was behind the journal and was brought up to it");
                 }
-                Ok(Self { db: RwLock::new(Some(db)) })
+                Ok(Self { db: RwLock::new(Some(db)), tried: AtomicBool::new(false) })
             }
             Err(reason) => {
                 error!(path = %path.display(), reason, "the index is unusable; it is made again");
-                let index = Self { db: RwLock::new(None) };
+                let index = Self { db: RwLock::new(None), tried: AtomicBool::new(false) };
                 index.rebuild(folder, truth, revision)?;
                 Ok(index)
             }
@@ -70,17 +75,23 @@ impl Index {
         let mut slot = self.db.write().unwrap_or_else(PoisonError::into_inner);
         let failed = |reason: String| OpenError::Index { path: path.clone(), reason };
         let old = slot.take();
+        let had_one = old.is_some();
         guard(|| {
             drop(old);
             Ok(())
         })
         .map_err(failed)?;
-        if path.exists() {
+        let tried_before = self.tried.swap(true, Ordering::Relaxed);
+        if path.exists() && !had_one && tried_before {
+            // What an earlier try left: nobody will want to look at it.
+            fs::remove_dir_all(&path).map_err(|error| failed(error.to_string()))?;
+        } else if path.exists() {
             fs::rename(&path, aside(&path)).map_err(|error| failed(error.to_string()))?;
         }
         let db = opened(&path).map_err(failed)?;
         guard(|| reconcile(&db, truth, revision)).map_err(failed)?;
         *slot = Some(db);
+        self.tried.store(false, Ordering::Relaxed);
         Ok(())
     }
 

@@ -132,7 +132,7 @@ async fn play(fleet: &TestFleet, offline: bool, narrator: &mut Narrator) -> anyh
     let gateway = fleet.gateway().await?;
     let tools = gateway.tools().await?;
     narrator.say(&format!("MCP client connected over stdio: {} tools", tools.len()));
-    narrator.expect(tools.len() == 8, "the gateway should have eight tools");
+    narrator.expect(tools.len() == 9, "the gateway should have nine tools");
 
     let mut follows = Vec::new();
     for story in story::stories() {

@@ -81,6 +81,21 @@ fn an_ended_session_says_why_and_stops_its_clock() {
 }
 
 #[test]
+fn what_blocks_a_session_and_how_often_it_was_interrupted_is_said() {
+    let mut session = session(SessionStatus::Working);
+    let view = shown(&session, Form::Concise);
+    assert!(view.get("blocked").is_none() && view.get("interruptions").is_none(), "{view}");
+    "disk_full".clone_into(&mut session.blocked);
+    session.interruptions = 2;
+    let view = shown(&session, Form::Concise);
+    assert_eq!((&view["blocked"], &view["interruptions"]), (&json!("disk_full"), &json!(2)));
+    assert!(view["next"].as_str().expect("text").contains("by itself"), "{view}");
+    assert_eq!(shown(&session, Form::Brief)["blocked"], "disk_full");
+    session.set_status(SessionStatus::Failed);
+    assert!(!shown(&session, Form::Concise)["next"].as_str().expect("text").contains("blocked"));
+}
+
+#[test]
 fn each_kind_of_attention_shows_what_is_asked_and_how_to_answer() {
     let mut session = session(SessionStatus::NeedsAttention);
     let mut shown_for = |reason: AttentionReason, ask: Ask| {

@@ -9,7 +9,7 @@ use muster_proto::v1::{Activity, SessionEvent, session_event::Body};
 use muster_runtime::task;
 use tracing::info_span;
 
-use super::{Attempt, Draft, Effect, Op, Session, launching};
+use super::{Attempt, Draft, Effect, Held, Op, Session, launching};
 use crate::shim::protocol::ToShim;
 
 /// Activity is told at most this often.
@@ -70,8 +70,10 @@ impl Session {
                 }
                 self.write_record().await;
                 let end = self.spool_end();
+                self.held = Held::default();
                 self.entry.update(|view| {
                     view.running = false;
+                    view.standing = None;
                     view.end_offset = view.end_offset.max(end);
                 });
                 if let Some(next) = self.next.take() {
@@ -131,16 +133,7 @@ impl Session {
     }
 
     pub(super) fn tell_activity(&mut self, text: String) {
-        let Some(run) = &self.run else { return };
-        let permission_mode = run.attempt.fold.permission_mode().to_owned();
-        let body = Activity { text, permission_mode };
-        let event = SessionEvent {
-            session_id: self.id.to_string(),
-            attempt: run.attempt.start.attempt,
-            event_seq: 0,
-            at: Some(muster_proto::time::now()),
-            body: Some(Body::Activity(body)),
-        };
+        let Some(event) = self.activity(text) else { return };
         if self.last_activity.elapsed() >= ACTIVITY_EVERY {
             self.last_activity = Instant::now();
             self.entry.update(|view| view.activity = Some(event));
@@ -149,14 +142,45 @@ impl Session {
         }
     }
 
+    fn activity(&self, text: String) -> Option<SessionEvent> {
+        let run = self.run.as_ref()?;
+        let permission_mode = run.attempt.fold.permission_mode().to_owned();
+        let blocked = if self.held == Held::default() { "" } else { "disk_full" }.to_owned();
+        Some(SessionEvent {
+            session_id: self.id.to_string(),
+            attempt: run.attempt.start.attempt,
+            event_seq: 0,
+            at: Some(muster_proto::time::now()),
+            body: Some(Body::Activity(Activity { text, permission_mode, blocked })),
+        })
+    }
+
+    /// Says at once whether the disk holds the session; said again on each new link for as long as it does.
+    pub(super) fn set_held(&mut self, change: impl FnOnce(&mut Held)) {
+        let before = self.held;
+        change(&mut self.held);
+        let blocked = self.held != Held::default();
+        if blocked == (before != Held::default()) {
+            return;
+        }
+        let text =
+            if blocked { "held: the worker's disk is full" } else { "the worker's disk has room again" };
+        let Some(event) = self.activity(text.to_owned()) else { return };
+        self.entry.update(|view| {
+            view.standing = blocked.then(|| event.clone());
+            view.activity = Some(event);
+        });
+    }
+
     /// Until the disk takes it: what is not durable must not be told, and what is not told would be lost.
     pub(super) async fn append(&mut self, drafts: Vec<Draft>) {
         loop {
             let (entry, batch) = (Arc::clone(&self.entry), drafts.clone());
             match task::spawn_blocking("append events", move || entry.append(batch)).await {
-                Ok(Ok(())) => return,
+                Ok(Ok(())) => return self.set_held(|held| held.own = false),
                 Ok(Err(error)) => {
                     tracing::warn!(session.id = %self.id, error = %error, "disk takes no events, trying again");
+                    self.set_held(|held| held.own = true);
                 }
                 Err(error) => {
                     tracing::error!(session.id = %self.id, error = %error, "events are lost");
@@ -171,9 +195,10 @@ impl Session {
         loop {
             let (dir, record) = (self.dir.clone(), self.record.clone());
             match task::spawn_blocking("write record", move || dir.write_record(&record)).await {
-                Ok(Ok(())) | Err(_) => return,
+                Ok(Ok(())) | Err(_) => return self.set_held(|held| held.own = false),
                 Ok(Err(error)) => {
                     tracing::warn!(session.id = %self.id, error = %error, "disk takes no record, trying again");
+                    self.set_held(|held| held.own = true);
                 }
             }
             tokio::time::sleep(DISK_RETRY).await;

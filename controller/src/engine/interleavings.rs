@@ -1,0 +1,518 @@
+//! Random interleavings of callers, workers and crashes against the engine, without its loop and without I/O.
+//!
+//! The store is in memory and fails on demand; a crash drops the engine and loads it anew. The workers are
+//! models that keep the protocol: they report in order, report again what is not acknowledged, and hold what
+//! they were given over their own restarts. What is checked is what the promises say; see [`World::check`].
+
+mod worker;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use futures::FutureExt as _;
+use muster_proto::v1::{Answer, Decision, connect_response::Body, input};
+use proptest::prelude::*;
+
+use self::worker::{Act, Fake};
+use super::{stage::Stage, *};
+use crate::{
+    engine::run::Engine,
+    output::Replicas,
+    session::Phase,
+    store::{
+        failing::{Failing, Switch},
+        memory::Memory,
+    },
+};
+
+const SLOTS: [u32; 2] = [2, 1];
+
+#[derive(Debug, Clone)]
+enum Op {
+    Spawn {
+        request: u8,
+    },
+    Message {
+        session: u8,
+        request: u8,
+    },
+    Answer {
+        session: u8,
+        attention: u8,
+    },
+    Interrupt {
+        session: u8,
+    },
+    Stop {
+        session: u8,
+    },
+    Archive {
+        session: u8,
+    },
+    Tick,
+    Connect {
+        worker: u8,
+    },
+    Disconnect {
+        worker: u8,
+    },
+    /// The worker takes its next commands.
+    Take {
+        worker: u8,
+        count: u8,
+    },
+    /// Something happens to a session on the worker.
+    Act {
+        worker: u8,
+        session: u8,
+        act: Act,
+    },
+    /// The worker's next reports reach the engine.
+    Report {
+        worker: u8,
+        count: u8,
+    },
+    /// Anything it ever reported reaches the engine once more.
+    Repeat {
+        worker: u8,
+        which: u8,
+    },
+    /// A report arrives over a link that was replaced.
+    Late {
+        worker: u8,
+        which: u8,
+    },
+    /// The worker's machine restarts: what ran is gone, what is on its disk is not.
+    Reboot {
+        worker: u8,
+    },
+    /// Its disk is gone too.
+    Wipe {
+        worker: u8,
+    },
+}
+
+/// What becomes of the engine around one batch.
+#[derive(Debug, Clone, Copy)]
+enum Fate {
+    Lives,
+    /// The store refuses.
+    CommitFails,
+    /// Dies after the batch was applied and before it was committed.
+    DiesBefore,
+    /// Dies after the commit, before anybody heard of it.
+    DiesAfter,
+}
+
+fn act() -> impl Strategy<Value = Act> {
+    prop_oneof![
+        2 => Just(Act::Ready),
+        4 => Just(Act::Apply),
+        4 => Just(Act::Begin),
+        3 => Just(Act::Ask),
+        1 => Just(Act::Withdraw),
+        2 => Just(Act::EndTurn),
+        3 => Just(Act::Complete),
+        1 => Just(Act::Fail),
+        2 => Just(Act::Lose),
+        1 => Just(Act::Hang),
+        3 => Just(Act::Obey),
+    ]
+}
+
+fn op() -> impl Strategy<Value = Op> {
+    let worker = 0..2u8;
+    let session = 0..6u8;
+    prop_oneof![
+        3 => (0..6u8).prop_map(|request| Op::Spawn { request }),
+        2 => (session.clone(), 0..4u8).prop_map(|(session, request)| Op::Message { session, request }),
+        4 => (session.clone(), 0..3u8).prop_map(|(session, attention)| Op::Answer { session, attention }),
+        1 => session.clone().prop_map(|session| Op::Interrupt { session }),
+        1 => session.clone().prop_map(|session| Op::Stop { session }),
+        1 => session.clone().prop_map(|session| Op::Archive { session }),
+        1 => Just(Op::Tick),
+        4 => worker.clone().prop_map(|worker| Op::Connect { worker }),
+        1 => worker.clone().prop_map(|worker| Op::Disconnect { worker }),
+        8 => (worker.clone(), 1..4u8).prop_map(|(worker, count)| Op::Take { worker, count }),
+        20 => (worker.clone(), session, act())
+            .prop_map(|(worker, session, act)| Op::Act { worker, session, act }),
+        10 => (worker.clone(), 1..6u8).prop_map(|(worker, count)| Op::Report { worker, count }),
+        2 => (worker.clone(), any::<u8>()).prop_map(|(worker, which)| Op::Repeat { worker, which }),
+        1 => (worker.clone(), any::<u8>()).prop_map(|(worker, which)| Op::Late { worker, which }),
+        1 => worker.clone().prop_map(|worker| Op::Reboot { worker }),
+        1 => worker.prop_map(|worker| Op::Wipe { worker }),
+    ]
+}
+
+fn fate() -> impl Strategy<Value = Fate> {
+    prop_oneof![
+        20 => Just(Fate::Lives),
+        1 => Just(Fate::CommitFails),
+        1 => Just(Fate::DiesBefore),
+        1 => Just(Fate::DiesAfter),
+    ]
+}
+
+/// A change and who waits for its answer.
+enum Waiting {
+    Spawn(String, oneshot::Receiver<Result<(v1::Session, bool), Error>>),
+    Stop(SessionId, oneshot::Receiver<Result<(v1::Session, bool), Error>>),
+    Answer(SessionId, String, oneshot::Receiver<Result<(v1::Session, bool, Delivery), Error>>),
+    Attach(usize, oneshot::Receiver<Result<Vec<ConnectResponse>, Error>>),
+}
+
+struct World {
+    _dir: tempfile::TempDir,
+    store: crate::store::Shared,
+    switch: Switch,
+    outputs: Replicas,
+    engine: Engine,
+    workers: Vec<Fake>,
+    next_link: LinkId,
+    /// What was promised.
+    accepted: BTreeMap<String, SessionId>,
+    stopped: BTreeSet<SessionId>,
+    answered: BTreeSet<(SessionId, String)>,
+    /// What was said to workers.
+    started: BTreeMap<SessionId, (u32, usize)>,
+    inputs: BTreeMap<(SessionId, u64), input::Body>,
+    answers_sent: BTreeMap<(SessionId, String), u64>,
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("a store in memory never waits")
+}
+
+fn config() -> Config {
+    Config { tick: Duration::from_secs(1), unreachable_after: Duration::from_secs(3600), keep_ended: None }
+}
+
+impl World {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().expect("a folder");
+        let outputs = Replicas::open(dir.path()).expect("opened");
+        let (store, switch) = Failing::new(std::sync::Arc::new(Memory::default()));
+        let store: crate::store::Shared = std::sync::Arc::new(store);
+        let engine = now(recover::load(config(), store.clone(), outputs.clone())).expect("loaded").1;
+        let workers = SLOTS.iter().enumerate().map(|(number, slots)| Fake::new(number, *slots)).collect();
+        let mut world = Self {
+            _dir: dir,
+            store,
+            switch,
+            outputs,
+            engine,
+            workers,
+            next_link: 1,
+            accepted: BTreeMap::new(),
+            stopped: BTreeSet::new(),
+            answered: BTreeSet::new(),
+            started: BTreeMap::new(),
+            inputs: BTreeMap::new(),
+            answers_sent: BTreeMap::new(),
+        };
+        // So that the project is known.
+        world.batch(&[Op::Connect { worker: 0 }], Fate::Lives);
+        world
+    }
+
+    fn crash(&mut self) {
+        self.switch.fail(false);
+        self.engine =
+            now(recover::load(config(), self.store.clone(), self.outputs.clone())).expect("loaded").1;
+        self.workers.iter_mut().for_each(Fake::unlink);
+    }
+
+    /// The `nth` session there is, oldest first.
+    fn session(&self, nth: u8) -> Option<SessionId> {
+        let ids: Vec<_> = self.engine.book.sessions().map(|session| session.id).collect();
+        (!ids.is_empty()).then(|| ids[usize::from(nth) % ids.len()])
+    }
+
+    fn batch(&mut self, ops: &[Op], fate: Fate) {
+        let mut changes = Vec::new();
+        let mut waiting = Vec::new();
+        for op in ops {
+            self.prepare(op, &mut changes, &mut waiting);
+        }
+        let mut stage = Stage::new(&self.engine.book);
+        for change in changes {
+            self.engine.apply(change, &mut stage);
+        }
+        if ops.iter().any(|op| matches!(op, Op::Tick)) {
+            self.engine.tick();
+        }
+        self.engine.place(&mut stage);
+        match fate {
+            Fate::DiesBefore => return self.crash(),
+            Fate::CommitFails => self.switch.fail(true),
+            Fate::Lives | Fate::DiesAfter => {}
+        }
+        now(self.engine.commit(stage));
+        self.switch.fail(false);
+        if let Fate::DiesAfter = fate {
+            return self.crash();
+        }
+        self.hear(waiting);
+        self.check();
+    }
+
+    fn prepare(&mut self, op: &Op, changes: &mut Vec<Change>, waiting: &mut Vec<Waiting>) {
+        match *op {
+            Op::Spawn { request } => {
+                let request_id = format!("request {request}");
+                let spec = SessionSpec { prompt: format!("prompt {request}"), ..SessionSpec::default() };
+                let spawn = SpawnRequest { spec, request_id: request_id.clone(), traceparent: String::new() };
+                let (reply, answer) = oneshot::channel();
+                changes.push(Change::Spawn { request: Box::new(spawn), reply });
+                waiting.push(Waiting::Spawn(request_id, answer));
+            }
+            Op::Message { session, request } => {
+                let message = format!("message {request}");
+                self.give(session, message.clone(), send_input_request::Input::Message(message), changes);
+            }
+            Op::Interrupt { session } => {
+                self.give(session, String::new(), send_input_request::Input::Interrupt(true), changes);
+            }
+            Op::Answer { session, attention } => self.answer(session, attention, changes, waiting),
+            Op::Stop { session } => {
+                if let Some(id) = self.session(session) {
+                    let (reply, answer) = oneshot::channel();
+                    changes.push(Change::Stop { session: id.to_string(), reason: String::new(), reply });
+                    waiting.push(Waiting::Stop(id, answer));
+                }
+            }
+            Op::Archive { session } => {
+                if let Some(id) = self.session(session) {
+                    changes.push(Change::Archive { session: id.to_string(), reply: oneshot::channel().0 });
+                }
+            }
+            Op::Tick => {}
+            Op::Connect { worker } => {
+                let number = usize::from(worker);
+                let link = self.next_link;
+                self.next_link += 1;
+                let attach = self.workers[number].connect(link);
+                let (reply, answer) = oneshot::channel();
+                changes.push(Change::Attach { hello: Box::new(attach), reply });
+                waiting.push(Waiting::Attach(number, answer));
+            }
+            Op::Disconnect { worker } => {
+                let worker = &mut self.workers[usize::from(worker)];
+                if let Some(link) = worker.link {
+                    changes.push(Change::Detach { worker: worker.name.clone(), link });
+                }
+                worker.unlink();
+            }
+            Op::Take { worker, count } => self.workers[usize::from(worker)].take(usize::from(count)),
+            Op::Act { worker, session, act } => {
+                if let Some(id) = self.session(session) {
+                    self.workers[usize::from(worker)].act(id, act);
+                }
+            }
+            Op::Report { worker, count } => {
+                changes.extend(self.workers[usize::from(worker)].report(usize::from(count)));
+            }
+            Op::Repeat { worker, which } => changes.extend(self.workers[usize::from(worker)].repeat(which)),
+            Op::Late { worker, which } => changes.extend(self.workers[usize::from(worker)].late(which)),
+            Op::Reboot { worker } => self.workers[usize::from(worker)].reboot(),
+            Op::Wipe { worker } => {
+                let worker = &mut self.workers[usize::from(worker)];
+                if let Some(link) = worker.link {
+                    changes.push(Change::Detach { worker: worker.name.clone(), link });
+                }
+                worker.wipe();
+            }
+        }
+    }
+
+    fn give(
+        &self,
+        session: u8,
+        request: String,
+        input: send_input_request::Input,
+        changes: &mut Vec<Change>,
+    ) {
+        let Some(id) = self.session(session) else { return };
+        let request = InputRequest { session: id.to_string(), request_id: request, input };
+        changes.push(Change::Input { request, reply: oneshot::channel().0 });
+    }
+
+    /// Answers an open attention, or one that was open once.
+    fn answer(&self, session: u8, which: u8, changes: &mut Vec<Change>, waiting: &mut Vec<Waiting>) {
+        let Some(id) = self.session(session) else { return };
+        let asked: Vec<String> = self.workers.iter().flat_map(|worker| worker.asked(id)).collect();
+        if asked.is_empty() {
+            return;
+        }
+        let attention_id = asked[asked.len() - 1 - usize::from(which) % asked.len()].clone();
+        let answer = Answer {
+            attention_id: attention_id.clone(),
+            decision: Decision::Allow.into(),
+            ..Answer::default()
+        };
+        let input = send_input_request::Input::Answer(answer);
+        let request = InputRequest { session: id.to_string(), request_id: String::new(), input };
+        let (reply, answer) = oneshot::channel();
+        changes.push(Change::Input { request, reply });
+        waiting.push(Waiting::Answer(id, attention_id, answer));
+    }
+
+    /// Takes in what was answered and what was sent, and holds it against what was promised before.
+    fn hear(&mut self, waiting: Vec<Waiting>) {
+        for worker in 0..self.workers.len() {
+            for body in self.workers[worker].drain() {
+                self.said(worker, &body);
+                self.workers[worker].inbox.push_back(body);
+            }
+        }
+        for waiting in waiting {
+            match waiting {
+                Waiting::Attach(worker, mut answer) => match answer.try_recv().expect("answered") {
+                    // They come before everything else on the link.
+                    Ok(commands) => {
+                        for body in commands.into_iter().rev().filter_map(|command| command.body) {
+                            self.said(worker, &body);
+                            self.workers[worker].inbox.push_front(body);
+                        }
+                    }
+                    Err(_) => self.workers[worker].unlink(),
+                },
+                Waiting::Spawn(request, mut answer) => {
+                    if let Ok((session, _)) = answer.try_recv().expect("answered") {
+                        let id = session.session_id.parse().expect("an id");
+                        let first = *self.accepted.entry(request.clone()).or_insert(id);
+                        assert_eq!(first, id, "{request} became two sessions");
+                    }
+                }
+                Waiting::Stop(id, mut answer) => {
+                    if let Ok((session, _)) = answer.try_recv().expect("answered")
+                        && (session.stopping || session.status() == v1::SessionStatus::Stopped)
+                    {
+                        self.stopped.insert(id);
+                    }
+                }
+                Waiting::Answer(id, attention, mut answer) => {
+                    if answer.try_recv().expect("answered").is_ok() {
+                        assert!(
+                            self.answered.insert((id, attention.clone())),
+                            "{attention} was answered twice"
+                        );
+                    }
+                }
+            }
+        }
+    }
+
+    /// Something is sent to a worker.
+    fn said(&mut self, worker: usize, body: &Body) {
+        match body {
+            Body::Start(start) => {
+                let id: SessionId = start.session_id.parse().expect("an id");
+                assert!(!self.stopped.contains(&id), "{id} is started although its stop was acknowledged");
+                assert!(!start.inputs.is_empty(), "{id} is started with nothing to do");
+                let (attempt, on) = *self.started.entry(id).or_insert((start.attempt, worker));
+                assert!(start.attempt >= attempt, "{id}: attempt {} after {attempt}", start.attempt);
+                assert!(start.attempt > attempt || on == worker, "{id}: attempt {attempt} on two workers");
+                self.started.insert(id, (start.attempt, worker));
+                for input in &start.inputs {
+                    self.input_said(id, input);
+                }
+            }
+            Body::Input(apply) => {
+                let id = apply.session_id.parse().expect("an id");
+                self.input_said(id, apply.input.as_ref().expect("an input"));
+            }
+            _ => {}
+        }
+    }
+
+    fn input_said(&mut self, id: SessionId, input: &v1::Input) {
+        let body = input.body.clone().expect("a body");
+        if let input::Body::Answer(answer) = &body {
+            let seq = *self.answers_sent.entry((id, answer.attention_id.clone())).or_insert(input.seq);
+            assert_eq!(seq, input.seq, "{id}: two answers to {}", answer.attention_id);
+        }
+        let first = self.inputs.entry((id, input.seq)).or_insert_with(|| body.clone());
+        assert_eq!(*first, body, "{id}: input {} has two bodies", input.seq);
+    }
+
+    /// What holds at any time.
+    fn check(&self) {
+        let mut running = BTreeMap::new();
+        for (number, worker) in self.workers.iter().enumerate() {
+            assert!(self.engine.book.active_count(&worker.name) <= SLOTS[number] as usize, "over capacity");
+            for (id, attempt) in worker.running() {
+                let other = running.insert(id, attempt);
+                assert_eq!(other, None, "{id} runs twice");
+            }
+        }
+        for id in &self.stopped {
+            let phase = self.engine.book.get(*id).expect("it is there").phase();
+            assert!(matches!(phase, Phase::Stopping | Phase::Stopped), "{id}: a stop was undone: {phase:?}");
+        }
+        for (request, id) in &self.accepted {
+            assert_eq!(self.engine.book.by_request(request), Some(*id), "{request} was forgotten");
+        }
+    }
+
+    /// Everybody comes back, answers what is asked and finishes: then nothing may hang.
+    fn settle(&mut self) {
+        for _ in 0..300 {
+            for number in 0..self.workers.len() {
+                let worker = u8::try_from(number).expect("few");
+                if self.workers[number].link.is_none() {
+                    self.batch(&[Op::Connect { worker }], Fate::Lives);
+                }
+                self.workers[number].take(usize::MAX);
+                self.workers[number].finish();
+                self.batch(&[Op::Report { worker, count: u8::MAX }], Fate::Lives);
+            }
+            let active = self.engine.book.sessions().any(|session| session.phase().is_active());
+            if !active && self.engine.book.queue().is_empty() {
+                break;
+            }
+        }
+        let viewer = self.engine.viewer();
+        for session in self.engine.book.sessions() {
+            let reason = viewer.must_view(session.id).queue_reason;
+            let waits = session.phase() == Phase::Queued && !reason.is_empty();
+            assert!(session.phase().has_ended() || waits, "{} hangs: {:?}", session.id, session.state);
+        }
+        for worker in &self.workers {
+            assert_eq!(worker.running().count(), 0, "something runs that has ended");
+        }
+    }
+
+    /// What is installed is what a start would find.
+    fn reload(&mut self) {
+        let states = |engine: &Engine| -> Vec<_> {
+            let copied =
+                engine.book.sessions().map(|s| (s.id, s.state.clone(), s.inputs.clone(), s.requests.clone()));
+            copied.collect()
+        };
+        let before = states(&self.engine);
+        self.crash();
+        assert_eq!(states(&self.engine), before);
+    }
+}
+
+/// Few enough for every run of the tests; `PROPTEST_CASES` asks for more.
+fn cases() -> ProptestConfig {
+    let given = ProptestConfig::default();
+    if std::env::var_os("PROPTEST_CASES").is_some() { given } else { ProptestConfig { cases: 100, ..given } }
+}
+
+proptest! {
+    #![proptest_config(cases())]
+
+    #[test]
+    fn no_interleaving_breaks_a_promise(
+        batches in prop::collection::vec((prop::collection::vec(op(), 1..4), fate()), 1..120),
+    ) {
+        let mut world = World::new();
+        for (ops, fate) in &batches {
+            world.batch(ops, *fate);
+        }
+        world.settle();
+        world.reload();
+    }
+}
