@@ -304,8 +304,10 @@ impl World {
             }
             Op::Take { worker, count } => self.workers[usize::from(worker)].take(usize::from(count)),
             Op::Act { worker, session, act } => {
-                if let Some(id) = self.session(session) {
-                    self.workers[usize::from(worker)].act(id, act);
+                let worker = &mut self.workers[usize::from(worker)];
+                let running: Vec<_> = worker.running().map(|(id, _)| id).collect();
+                if !running.is_empty() {
+                    worker.act(running[usize::from(session) % running.len()], act);
                 }
             }
             Op::Report { worker, count } => {
@@ -338,12 +340,9 @@ impl World {
 
     /// Answers an open attention, or one that was open once.
     fn answer(&self, session: u8, which: u8, changes: &mut Vec<Change>, waiting: &mut Vec<Waiting>) {
-        let Some(id) = self.session(session) else { return };
-        let asked: Vec<String> = self.workers.iter().flat_map(|worker| worker.asked(id)).collect();
-        if asked.is_empty() {
-            return;
-        }
-        let attention_id = asked[asked.len() - 1 - usize::from(which) % asked.len()].clone();
+        let worker = &self.workers[usize::from(session) % self.workers.len()];
+        let Some(last) = worker.asked.len().checked_sub(1) else { return };
+        let (id, attention_id) = worker.asked[last - usize::from(which).min(last)].clone();
         let answer = Answer {
             attention_id: attention_id.clone(),
             decision: Decision::Allow.into(),

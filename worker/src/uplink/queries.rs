@@ -185,7 +185,7 @@ async fn send(link: &Link, query_id: String, answer: Result<Answer, Error>) {
     match answered {
         Ok(_) => {}
         Err(status) if status.code() == Code::NotFound => {
-            tracing::debug!(query_id, "nobody waits for the answer")
+            tracing::debug!(query_id, "nobody waits for the answer");
         }
         Err(status) => tracing::warn!(query_id, error = %status.message(), "an answer was not taken"),
     }

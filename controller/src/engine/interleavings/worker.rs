@@ -69,7 +69,8 @@ pub(super) struct Fake {
     old_links: Vec<LinkId>,
     /// All it ever reported; a disk that is lost takes them along.
     history: Vec<SessionEvent>,
-    asked: Vec<(SessionId, String)>,
+    /// Questions ever asked here.
+    pub(super) asked: Vec<(SessionId, String)>,
     /// Inputs written to claude: each once.
     written: BTreeSet<(SessionId, u64)>,
     questions: u64,
@@ -97,11 +98,6 @@ impl Fake {
 
     pub(super) fn running(&self) -> impl Iterator<Item = (SessionId, u32)> {
         self.disk.iter().filter(|(_, held)| held.running).map(|(id, held)| (*id, held.attempt))
-    }
-
-    /// Questions ever asked by a session here.
-    pub(super) fn asked(&self, id: SessionId) -> Vec<String> {
-        self.asked.iter().filter(|(of, _)| *of == id).map(|(_, attention)| attention.clone()).collect()
     }
 
     pub(super) fn connect(&mut self, id: LinkId) -> Attach {
