@@ -79,7 +79,10 @@ impl Error {
             };
         }
         let code = match status.code() {
-            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded => ErrorCode::ControllerUnavailable,
+            // Unknown without our detail: the peer died in the middle of the call, and nobody mapped that.
+            Code::Unavailable | Code::Cancelled | Code::DeadlineExceeded | Code::Unknown => {
+                ErrorCode::ControllerUnavailable
+            }
             Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
             Code::ResourceExhausted => ErrorCode::LimitReached,
             _ => ErrorCode::Internal,
@@ -147,6 +150,13 @@ mod tests {
         let error = Error::from_status(&Status::unavailable("connection refused"));
         assert_eq!(error.code, ErrorCode::ControllerUnavailable);
         assert!(error.retryable());
+        let died =
+            Error::from_status(&Status::unknown("h2 protocol error: error reading a body from connection"));
+        assert_eq!(
+            died.code,
+            ErrorCode::ControllerUnavailable,
+            "a controller killed in the middle of a call"
+        );
         assert_eq!(code_name(ErrorCode::SessionNotFound), "session_not_found");
     }
 }

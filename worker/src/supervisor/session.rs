@@ -96,6 +96,8 @@ pub(super) struct Session {
     next: Option<Box<StartSession>>,
     last_activity: Instant,
     held: Held,
+    /// A release is under way; the order may come again meanwhile, after each reconnect of the link.
+    releasing: bool,
     buffer: Vec<u8>,
 }
 
@@ -135,6 +137,7 @@ impl Session {
             next: None,
             last_activity,
             held: Held::default(),
+            releasing: false,
             buffer,
         }
     }
@@ -345,6 +348,9 @@ impl Session {
             tracing::warn!(session.id = %self.id, "release ordered while an attempt runs; ignored");
             return;
         }
+        if std::mem::replace(&mut self.releasing, true) {
+            return;
+        }
         let span = info_span!("workspace.release", session.id = %self.id);
         let (context, dir, session) = (Arc::clone(&self.context), self.dir.clone(), self.id.to_string());
         let was = self.record.place.as_ref().map_or(workspace, Workspace::from);
@@ -355,6 +361,7 @@ impl Session {
     }
 
     async fn on_released(&mut self, released: Result<Workspace, (Workspace, String)>) {
+        self.releasing = false;
         let (workspace, error) = match released {
             Ok(workspace) => (workspace, String::new()),
             Err((workspace, error)) => {

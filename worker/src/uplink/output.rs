@@ -181,6 +181,12 @@ impl Flow {
         if self.unknown {
             return None;
         }
+        if view.released && !view.running && view.end_offset <= view.base_offset {
+            // Not a byte was ever said: nothing to bring, and the journals go.
+            self.unknown = true;
+            self.entry.discard_output();
+            return None;
+        }
         let position = self.position.as_mut()?;
         if view.released && !view.running && position.acked >= view.end_offset {
             self.unknown = true;

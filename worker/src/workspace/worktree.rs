@@ -173,8 +173,9 @@ impl Worktrees {
         };
         if is_directory(&intent.root) {
             snapshot::keep(&place, session_dir, session).await?;
-            self.remove(&intent).await?;
         }
+        // Also when the directory is gone: a kill may have come before git forgot it.
+        self.remove(&intent).await?;
         if let Some((name, commit)) = snapshot::kept(&place, session).await? {
             released.kept_ref = name;
             released.kept_commit = commit;
@@ -295,11 +296,28 @@ impl Worktrees {
             "--".as_ref(),
             root,
         ];
-        if let Err(error) = git.run(QUICK, &args).await {
-            tracing::debug!(error = %error, "git knows no such worktree (any more)");
+        let mut attempt = 0;
+        // Without a record there is nothing to forget; with one, git may have raced with another of its kind.
+        while is_recorded(intent) {
+            let Err(error) = git.run(QUICK, &args).await else { break };
+            attempt += 1;
+            if attempt == TRIES {
+                return Err(error.into());
+            }
+            tracing::debug!(error = %error, "git did not forget a worktree, trying again");
+            tokio::time::sleep(RETRY_AFTER * attempt).await;
         }
         Ok(())
     }
+}
+
+/// Whether the repository has a record of the worktree, which outlives its directory.
+fn is_recorded(intent: &Intent) -> bool {
+    let dot_git = intent.root.join(".git");
+    let records = fs::read_dir(intent.repository.join("worktrees")).into_iter().flatten().flatten();
+    records
+        .filter_map(|record| fs::read_to_string(record.path().join("gitdir")).ok())
+        .any(|gitdir| Path::new(gitdir.trim_end()) == dot_git)
 }
 
 /// The workspace of an earlier attempt.
