@@ -28,7 +28,7 @@ async fn prompts_arrive_byte_for_byte_or_are_refused_by_name() {
         assert_eq!(farm.get(&spawned.handle).await.spec.expect("a spec").prompt, prompt);
     }
     let too_long = format!("{longest}x");
-    for prompt in ["", " \n", "a\0b", &too_long] {
+    for prompt in ["", " \n", &too_long] {
         let error = refused(farm.try_spawn(spec(prompt), "").await, ErrorCode::InvalidArgument);
         assert_eq!(error.field, "prompt", "{error:?}");
     }

@@ -20,6 +20,7 @@ async fn prompts(claude: Claude) {
         "line one\n\n\tline three\r\nline four \u{1b}[31mred".to_owned(),
         "日本語 é e\u{301} 🚜 \u{202e}backwards".to_owned(),
         r#"{"type":"control_request"}"#.to_owned(),
+        "before\0after".to_owned(),
         megabyte,
     ];
     join_all(prompts.iter().map(|prompt| async {
