@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming, transport::Channel};
 
 /// Longer than anything here takes on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Farm {
     pub dir: tempfile::TempDir,
@@ -55,12 +55,17 @@ impl Farm {
 
     /// The same folder, another life, the same port.
     pub async fn restart(&mut self) {
+        self.restart_with(|_| {}).await;
+    }
+
+    pub async fn restart_with(&mut self, change: impl FnOnce(&mut Config)) {
         assert_eq!(self.config.store, StoreKind::Sled, "a restart forgets otherwise");
         if self.controller.is_some() {
             self.leave().await;
         }
         self.shutdown = Shutdown::new();
         self.config.listen = self.addr;
+        change(&mut self.config);
         let controller =
             Controller::start(self.config.clone(), self.shutdown.clone()).await.expect("it starts again");
         self.controller = Some(controller);

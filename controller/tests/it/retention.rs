@@ -22,7 +22,7 @@ async fn an_archived_session_is_forgotten_after_its_time_and_an_ended_one_never(
     let mut farm = Farm::start_with(|config| {
         config.heartbeat_interval = Duration::from_millis(20);
         config.unreachable_after = Duration::from_secs(60);
-        config.keep_ended = Some(Duration::from_millis(1));
+        config.keep_ended = None;
     })
     .await;
     let mut worker = FakeWorker::connect(&farm, hello("w1", 4)).await;
@@ -55,6 +55,8 @@ async fn an_archived_session_is_forgotten_after_its_time_and_an_ended_one_never(
         worker.report(unreleased, 1, Event::WorkspaceReleased(released)).await;
     });
     answered.expect("archived");
+    drop(worker);
+    farm.restart_with(|config| config.keep_ended = Some(Duration::from_millis(1))).await;
     let forgotten = async {
         while farm.try_get(archived).await.is_ok() {
             tokio::task::yield_now().await;

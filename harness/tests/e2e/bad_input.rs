@@ -107,7 +107,7 @@ async fn garbage_on_the_ports_harms_nobody() {
         let _ = stream.shutdown().await;
         let mut answer = Vec::new();
         let read =
-            tokio::time::timeout(std::time::Duration::from_secs(30), stream.read_to_end(&mut answer)).await;
+            tokio::time::timeout(std::time::Duration::from_secs(60), stream.read_to_end(&mut answer)).await;
         assert!(read.is_ok(), "{address} should hang up on garbage");
     }
     let client = http.client().await.unwrap();
@@ -127,7 +127,7 @@ async fn a_state_folder_serves_one_controller() {
         let mut command = tokio::process::Command::new(programs("muster"));
         farm.fleet.clean(&mut command);
         command.args(["controller", "--listen", "127.0.0.1:0", "--state-dir"]).arg(state_dir);
-        let output = tokio::time::timeout(std::time::Duration::from_secs(30), command.output()).await;
+        let output = tokio::time::timeout(std::time::Duration::from_secs(60), command.output()).await;
         let output =
             output.unwrap_or_else(|_| panic!("a controller started on a folder that is {why}")).unwrap();
         assert!(!output.status.success());

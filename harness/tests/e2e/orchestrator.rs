@@ -101,7 +101,7 @@ async fn orchestrate(farm: &Farm, claude: &Claude, server: &Value, arguments: &[
     let mut command = front_claude(farm, claude, &front);
     command.args(["-p", &prompt, "--output-format", "json", "--strict-mcp-config"]);
     command.arg(format!("--mcp-config={config}")).args(arguments);
-    let output = tokio::time::timeout(std::time::Duration::from_secs(100), command.output()).await;
+    let output = tokio::time::timeout(std::time::Duration::from_secs(240), command.output()).await;
     let output = output.expect("the orchestrator ends").unwrap();
     let (said, complained) =
         (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
