@@ -24,6 +24,7 @@ async fn turns(claude: Claude) {
         continued(&farm).boxed(),
         queued_behind_a_turn(&farm).boxed(),
         turns_limited(&farm).boxed(),
+        cost_limited(&farm).boxed(),
     ])
     .await;
     farm.finish();
@@ -130,4 +131,15 @@ async fn turns_limited(farm: &Farm) {
     let ended = farm.ended(&session, "failed").await;
     assert_eq!(ended["end"]["reason"], "turn_failed", "{ended}");
     assert!(ended["end"]["message"].as_str().is_some_and(|message| message.contains("turns")), "{ended}");
+}
+
+async fn cost_limited(farm: &Farm) {
+    let dear = serde_json::from_value(json!({ "output_tokens": 100_000 })).unwrap();
+    let turns = [Turn { usage: dear, ..Turn::bash("true") }, Turn::text("never said")];
+    let limited = json!({ "maxBudgetUsd": 0.5, "allowedTools": ["Bash"] });
+    let session = farm.spawn("cost", &turns, limited).await;
+    let ended = farm.ended(&session, "failed").await;
+    assert_eq!(ended["end"]["reason"], "turn_failed", "{ended}");
+    assert!(ended["end"]["message"].as_str().is_some_and(|message| message.contains("budget")), "{ended}");
+    assert!(ended["costUsd"].as_f64().is_some_and(|cost| cost > 0.5), "{ended}");
 }

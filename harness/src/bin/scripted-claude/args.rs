@@ -22,20 +22,21 @@ pub struct Args {
     pub permission_mode: String,
     pub model: String,
     pub max_turns: Option<u32>,
+    /// Dollars.
+    pub max_budget: Option<f64>,
     /// `Tool` or `Tool(prefix *)`.
     pub allowed: Vec<String>,
     pub skip_permissions: bool,
 }
 
 /// Options with one value that change nothing here.
-const ONE_IGNORED: [&str; 18] = [
+const ONE_IGNORED: [&str; 17] = [
     "--append-system-prompt",
     "--system-prompt",
     "--settings",
     "--setting-sources",
     "--effort",
     "--fallback-model",
-    "--max-budget-usd",
     "--json-schema",
     "--agent",
     "--agents",
@@ -106,6 +107,12 @@ impl Args {
                 let turns = words.value(name)?;
                 self.max_turns =
                     Some(turns.parse().map_err(|_| format!("error: --max-turns {turns} is no number"))?);
+            }
+            "--max-budget-usd" => {
+                let dollars = words.value(name)?;
+                self.max_budget = Some(
+                    dollars.parse().map_err(|_| format!("error: --max-budget-usd {dollars} is no number"))?,
+                );
             }
             "--allowedTools" | "--allowed-tools" => {
                 for value in words.values() {

@@ -36,6 +36,7 @@ struct Session {
     asks: bool,
     replay: bool,
     max_turns: Option<u32>,
+    max_budget: Option<f64>,
     /// User messages not taken up yet.
     queue: VecDeque<Value>,
     /// Answers that came, oldest first.
@@ -90,6 +91,7 @@ pub fn run(args: Args) -> ExitCode {
         asks: args.asks,
         replay: args.replay,
         max_turns: args.max_turns,
+        max_budget: args.max_budget,
         queue: VecDeque::new(),
         answers: Vec::new(),
         open_ask: None,

@@ -32,6 +32,7 @@ enum Ended {
     Said(String),
     ApiFailed { text: String, status: Option<u16>, stop_reason: &'static str },
     TooManyTurns(u32),
+    TooExpensive(f64),
     Aborted { in_tool: bool },
 }
 
@@ -79,6 +80,9 @@ impl Session {
         loop {
             if let Some(limit) = self.max_turns.filter(|limit| counts.num_turns >= *limit) {
                 return Ok(Ended::TooManyTurns(limit));
+            }
+            if let Some(limit) = self.max_budget.filter(|limit| self.spent.dollars() > *limit) {
+                return Ok(Ended::TooExpensive(limit));
             }
             counts.num_turns += 1;
             let turn = match self.answered(model)? {
@@ -355,6 +359,8 @@ impl Session {
             Ended::TooManyTurns(limit) => json!({ "subtype": "error_max_turns", "is_error": true,
                 "stop_reason": "tool_use", "terminal_reason": "max_turns",
                 "errors": [format!("Reached maximum number of turns ({limit})")] }),
+            Ended::TooExpensive(limit) => json!({ "subtype": "error_max_budget_usd", "is_error": true,
+                "stop_reason": "tool_use", "errors": [format!("Reached maximum budget (${limit})")] }),
             Ended::Aborted { in_tool } => json!({ "subtype": "error_during_execution", "is_error": true,
                 "stop_reason": null, "errors": ["[ede_diagnostic] interrupted"],
                 "terminal_reason": if in_tool { "aborted_tools" } else { "aborted_streaming" } }),
