@@ -25,6 +25,10 @@ async fn a_session_outlives_its_worker() {
     let attention = farm.asked(&asking, "permission").await;
 
     farm.fleet.kill_worker(0);
+    eventually("the farm says that nobody hears of it", DEADLINE, || async {
+        (farm.status(&busy).await["status"] == "unreachable").then_some(())
+    })
+    .await;
     // Ends while nobody watches: its shim keeps what it says.
     std::fs::write(waiting.with_file_name("go"), "").unwrap();
     farm.fleet.start_worker(0).unwrap();
