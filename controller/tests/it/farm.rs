@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming, transport::Channel};
 
 /// Longer than anything here takes on a slow machine.
-pub const PATIENCE: Duration = Duration::from_secs(20);
+pub const PATIENCE: Duration = Duration::from_secs(60);
 
 pub struct Farm {
     pub dir: tempfile::TempDir,
