@@ -236,6 +236,38 @@ async fn a_claude_that_does_not_leave_after_its_turn_is_made_to() {
     assert_eq!((end.reason(), end.signal), (EndReason::TurnCompleted, Some(9)));
 }
 
+/// Waits until a file or folder is gone.
+async fn gone(path: &Path) {
+    let until = Instant::now() + support::LONG;
+    while path.symlink_metadata().is_ok() {
+        assert!(Instant::now() < until, "still there: {}", path.display());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn what_claude_leaves_in_its_temporary_folder_goes_with_the_attempt() {
+    let (controller, mut machine) = farm().await;
+    let start = start_order("litter-abcdef", "litter");
+    controller.start_session(&start).await;
+    let folder = controller.ended(&start).await.result_text;
+    let folder = Path::new(&folder);
+    assert!(folder.starts_with(machine.state.join("tmp")), "{}", folder.display());
+    gone(folder).await;
+    // Left by a worker that was killed before it came to that, beside one that is in use.
+    let waits = start_order("litter-2-abcdef", "permission x");
+    controller.start_session(&waits).await;
+    controller.attention(&waits).await;
+    machine.kill();
+    fs::create_dir(folder).expect("created");
+    machine.start().await;
+    gone(folder).await;
+    assert_eq!(fs::read_dir(machine.state.join("tmp")).expect("there").count(), 1, "what is in use stays");
+    controller.until("a second hello", |seen| seen.hellos.get(1).cloned()).await;
+    controller.stop(&waits).await;
+    controller.ended(&waits).await;
+}
+
 #[tokio::test]
 async fn silence_while_working_is_a_hang_and_a_deadline_a_time_out() {
     let controller = Controller::start().await;
@@ -352,11 +384,8 @@ async fn a_release_keeps_the_work_and_forgets_the_session() {
     assert_eq!(git(&machine.repo, &["show", &format!("{}:made.txt", workspace.kept_ref)]), "written");
     assert!(!machine.state.join("worktrees/release-abcdef").exists());
     let session = machine.state.join("sessions").join(&start.session_id);
-    let until = Instant::now() + support::LONG;
-    while session.join("spool").exists() {
-        assert!(Instant::now() < until, "the controller has the output, so the spool goes");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    // The controller has the output.
+    gone(&session.join("spool")).await;
     assert!(!session.join("attempt-1").exists() && session.join("session.json").exists());
     machine.leave().await;
     machine.start().await;

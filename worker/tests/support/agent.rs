@@ -8,6 +8,7 @@
 //! linger          result, idle, and does not leave at the end of stdin (SIGTERM is held back)
 //! noise N         N bytes of lines before the result
 //! write FILE      makes FILE, says its name
+//! litter          leaves a socket and a file in its temporary folder, says the folder
 //! ```
 
 use std::{
@@ -176,6 +177,14 @@ impl Agent {
             "write" => {
                 fs::write(rest, "written\n").expect("written");
                 self.say(rest);
+            }
+            "litter" => {
+                let folder = env::var("CLAUDE_CODE_TMPDIR").expect("a folder of its own");
+                let sockets = Path::new(&folder).join("cc-socks");
+                fs::create_dir(&sockets).expect("it is writable");
+                let path = sockets.join(format!("{}.sock", process::id()));
+                std::os::unix::net::UnixListener::bind(path).expect("its path is short enough");
+                self.say(&folder);
             }
             _ => self.say(rest),
         }
