@@ -3,6 +3,7 @@
 //! service -> engine -> {session, scheduler, fleet, output, store}, never back. What must not be forgotten is
 //! in the store before anyone hears of it; output is in files; who lives is in memory.
 
+pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod output;

@@ -57,8 +57,17 @@ impl StateDir {
             Err(TryLockError::WouldBlock) => return Err(StateDirError::InUse { path: path.to_owned() }),
             Err(TryLockError::Error(source)) => return Err(write(source)),
         }
-        // Tells people who has it, and proves that the folder can be written to.
-        lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())).map_err(write)?;
+        // Tells people who has it, and proves that the folder can be written to. A disk that is full is no
+        // reason to stay away: what is there can be read, and there may be room later.
+        match lock.set_len(0).and_then(|()| writeln!(lock, "{}", std::process::id())) {
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) =>
+            {
+                tracing::error!(path = %path.display(), error = %error,
+                    "the disk of the state folder is full: no new work is taken until there is room");
+            }
+            written => written.map_err(write)?,
+        }
         Ok(Self { path: path.to_owned(), _lock: lock })
     }
 

@@ -17,12 +17,7 @@ use rmcp::transport::streamable_http_server::{
 };
 use tokio::net::TcpListener;
 
-use crate::{
-    Config,
-    controller::Controller,
-    early_sse::early_sse,
-    server::{Server, Transport},
-};
+use crate::{Config, controller::Controller, early_sse::early_sse, limits::Transport, server::Server};
 
 /// How much longer than the longest wait a session of the older protocol lives without a message. rmcp ends a
 /// session with its calls when this is over, even while one is being answered.
@@ -99,7 +94,7 @@ impl HttpGateway {
 
 fn router(config: Config, controller: Controller, shutdown: &Shutdown) -> Router {
     let mut sessions = LocalSessionManager::default();
-    sessions.session_config.keep_alive = Some(config.max_wait + SESSION_MARGIN);
+    sessions.session_config.keep_alive = Some(config.longest_wait() + SESSION_MARGIN);
     let mcp = StreamableHttpServerConfig::default()
         .enforce_origin_validation()
         .with_allowed_origins(ORIGINS)

@@ -11,15 +11,18 @@ mod controller;
 mod early_sse;
 mod error;
 mod http;
+mod limits;
 pub mod render;
 mod schema;
 mod server;
 mod stdio;
 mod tools;
+mod watches;
 
 use std::time::Duration;
 
 pub use http::{HttpGateway, StartError};
+pub use limits::{ClientWait, Transport, WaitLimits};
 pub use stdio::{ServeError, serve_stdio, serve_stream};
 
 /// How a gateway reaches its controller, and how long its waits may be.
@@ -27,13 +30,10 @@ pub use stdio::{ServeError, serve_stdio, serve_stream};
 pub struct Config {
     /// Address of the controller, e.g. `http://127.0.0.1:7420`.
     pub controller: String,
-    /// How long `wait_for_completion` waits over stdio when the caller names no time. Claude Code gives up on
-    /// a silent stdio server after 30 minutes; this stays below it.
-    pub stdio_wait: Duration,
-    /// The same over HTTP, where clients and proxies cut silent calls after about five minutes.
-    pub http_wait: Duration,
-    /// The longest wait a caller may ask for; longer ones are capped, and the result says so.
-    pub max_wait: Duration,
+    /// How long `wait_for_completion` may wait, by client; the first that fits counts.
+    pub waits: Vec<ClientWait>,
+    /// The same for every other client. Its default fits clients that give up after a minute.
+    pub other_waits: WaitLimits,
     /// How long a call keeps trying to reach a controller that is away before it fails with
     /// `controller_unavailable`. Long enough for a restart, short enough for a model to learn of a dead one.
     pub patience: Duration,
@@ -42,14 +42,23 @@ pub struct Config {
 }
 
 impl Config {
+    /// The longest wait anybody may ask for.
+    pub(crate) fn longest_wait(&self) -> Duration {
+        self.waits
+            .iter()
+            .map(|rule| rule.limits.most)
+            .chain([self.other_waits.most])
+            .max()
+            .unwrap_or_default()
+    }
+
     /// Defaults for the controller at `controller`.
     #[must_use]
     pub fn new(controller: impl Into<String>) -> Self {
         Self {
             controller: controller.into(),
-            stdio_wait: Duration::from_secs(1500),
-            http_wait: Duration::from_secs(240),
-            max_wait: Duration::from_secs(3600),
+            waits: ClientWait::known(),
+            other_waits: WaitLimits::seconds(45, 3600),
             patience: Duration::from_secs(10),
             progress_interval: Duration::from_secs(5),
         }

@@ -13,11 +13,7 @@ use rmcp::service::{ServerInitializeError, serve_server_with_ct};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use crate::{
-    Config,
-    controller::Controller,
-    server::{Server, Transport},
-};
+use crate::{Config, controller::Controller, limits::Transport, server::Server};
 
 /// Why serving ended badly.
 #[derive(Debug, thiserror::Error)]

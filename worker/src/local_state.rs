@@ -4,6 +4,7 @@
 //! <state_dir>/                       0700
 //!   worker.lock                      held while a worker runs on this folder
 //!   temporary/                       indexes and bundles on their way; emptied at start
+//!   tmp/<end of session id>-<n>/     what claude itself would leave in /tmp; gone with the attempt
 //!   worktrees/<handle>/              a session's workspace; nothing outside is ever removed
 //!   sessions/<session id>/
 //!     session.json                   Record: what holds over all attempts
@@ -31,6 +32,11 @@ use prost::Message as _;
 use serde::{Deserialize, Serialize};
 
 use crate::shim::files::{AttemptDir, write_durably};
+
+/// What claude adds to its temporary folder for its longest socket; process ids have at most 7 digits.
+const CLAUDE_SOCKET: &str = "/cc-socks/1234567.sock";
+/// Longest path claude binds a socket to.
+const SOCKET_PATH_BYTES: usize = 103;
 
 /// Format of `session.json`.
 const RECORD_VERSION: u32 = 1;
@@ -209,6 +215,42 @@ pub(crate) fn session_path(state_dir: &Path, session: SessionId) -> PathBuf {
 /// Folder of files that mean nothing once the process that made them has gone.
 pub(crate) fn temporary(state_dir: &Path) -> PathBuf {
     state_dir.join("temporary")
+}
+
+/// Folder of the attempts' own temporary folders.
+fn attempts_temporary(state_dir: &Path) -> PathBuf {
+    state_dir.join("tmp")
+}
+
+/// The temporary folder of one attempt. `None` when its path is too long for the sockets that claude makes in it: claude
+/// then uses the machine's own. Named by the random end of the id: its beginning is a time.
+pub(crate) fn attempt_temporary(state_dir: &Path, session: SessionId, attempt: u32) -> Option<PathBuf> {
+    let id = session.as_uuid().simple().to_string();
+    let path = attempts_temporary(state_dir).join(format!("{}-{attempt}", &id[id.len() - 12..]));
+    (path.as_os_str().len() + CLAUDE_SOCKET.len() <= SOCKET_PATH_BYTES).then_some(path)
+}
+
+/// Makes an attempt's temporary folder, for its owner only: claude refuses another.
+pub(crate) fn make_attempt_temporary(path: &Path) -> io::Result<()> {
+    use std::os::unix::fs::DirBuilderExt as _;
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(path)
+}
+
+/// Removes an attempt's temporary folder.
+pub(crate) fn remove_attempt_temporary(path: &Path) -> io::Result<()> {
+    match fs::remove_dir_all(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Every temporary folder of an attempt.
+pub(crate) fn list_attempts_temporary(state_dir: &Path) -> io::Result<Vec<PathBuf>> {
+    match fs::read_dir(attempts_temporary(state_dir)) {
+        Ok(entries) => entries.map(|entry| Ok(entry?.path())).collect(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(error),
+    }
 }
 
 /// Removes what an earlier worker had under way. The lock of the state folder is held, so nobody uses it.

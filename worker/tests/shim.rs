@@ -75,12 +75,6 @@ async fn sh(place: &Place, script: &str) -> ShimLink {
     start(place, "/bin/sh", &["-c", script]).await.expect("it starts")
 }
 
-async fn python(place: &Place, script: &str) -> ShimLink {
-    let python =
-        ["/usr/bin/python3", "/usr/local/bin/python3"].into_iter().find(|path| Path::new(path).exists());
-    start(place, python.expect("python3 is installed"), &["-c", script]).await.expect("it starts")
-}
-
 async fn exit(link: &mut ShimLink) -> Exit {
     let wait = async {
         loop {
@@ -115,10 +109,8 @@ fn alive(pid: &str) -> bool {
 #[tokio::test]
 async fn every_byte_of_five_megabytes_arrives_unchanged() {
     let place = place();
-    let script = "import sys,random
-r=random.Random(7); d=bytes(r.getrandbits(8) for _ in range(5_000_000))
-open('truth','wb').write(d); sys.stdout.buffer.write(d); sys.stdout.flush(); sys.exit(7)";
-    let mut link = python(&place, script).await;
+    let script = "head -c 5000000 /dev/urandom >truth; cat truth; exit 7";
+    let mut link = sh(&place, script).await;
     let exit = exit(&mut link).await;
     assert_eq!((exit.code, exit.signal, exit.survivors), (Some(7), None, 0));
     assert_eq!(exit.spool_end, 1000 + 5_000_000);
@@ -131,17 +123,18 @@ open('truth','wb').write(d); sys.stdout.buffer.write(d); sys.stdout.flush(); sys
 #[tokio::test]
 async fn stdin_is_a_pipe_stdout_the_controlling_terminal_and_stderr_a_log() {
     let place = place();
-    let script = "import os,sys
-open('/dev/tty').close()
-print(os.isatty(0), os.isatty(1), os.isatty(2), os.get_terminal_size(1), os.getsid(0)==os.getpid())
-sys.stderr.write('complaint\\n')
-print(sorted(os.environ), os.listdir('/proc/self/fd'))";
-    let mut link = python(&place, script).await;
+    let script = "is() { \"$@\" && echo yes || echo no; }
+true </dev/tty && is [ -t 0 ]; is [ -t 1 ]; is [ -t 2 ]; stty size <&1
+read -r pid name state parent group session rest </proc/$$/stat; is [ $session = $$ ]
+echo complaint >&2
+tr '\\0' '\\n' </proc/$$/environ; ls /proc/self/fd | tr '\\n' ' '";
+    let mut link = sh(&place, script).await;
     assert_eq!(exit(&mut link).await.code, Some(0));
     let out = String::from_utf8(fs::read(&place.spool).expect("there")).expect("text");
-    assert!(out.starts_with("False True False os.terminal_size(columns=200, lines=50) True\n"), "{out}");
-    assert!(out.contains("'PATH'") && !out.contains("HOME"), "a clean environment: {out}");
-    assert!(out.contains("['0', '1', '2', '3']"), "no descriptor of ours: {out}");
+    assert!(out.starts_with("no\nyes\nno\n50 200\nyes\n"), "{out}");
+    let variables: Vec<&str> = out.lines().skip(5).filter(|line| line.contains('=')).collect();
+    assert!(variables.len() == 1 && variables[0].starts_with("PATH="), "a clean environment: {out}");
+    assert!(out.ends_with("\n0 1 2 3 "), "no descriptor of ours: {out}");
     assert_eq!(stderr::tail(&place.attempt.stderr_log(), 100), "complaint");
 }
 
@@ -175,18 +168,11 @@ async fn what_cannot_be_executed_is_told_with_its_reason() {
 #[tokio::test]
 async fn what_daemonised_is_gone_when_the_exit_is_told() {
     let place = place();
-    let script = "import os,time
-def fork():
-    if os.fork(): return True
-    os.setsid()
-    if os.fork(): os._exit(0)
-    for fd in range(3): os.close(fd)
-    open('pid','w').write(str(os.getpid())); os.rename('pid','survivor')
-    time.sleep(600)
-fork()
-while not os.path.exists('survivor'): time.sleep(0.01)
-print('done')";
-    let mut link = python(&place, script).await;
+    let script = "daemon='echo $$ >pid; mv pid survivor; exec sleep 600'
+setsid sh -c 'sh -c \"$1\" &' sh \"$daemon\" <&- >&- 2>&-
+while [ ! -e survivor ]; do sleep 0.01; done
+echo done";
+    let mut link = sh(&place, script).await;
     let exit = exit(&mut link).await;
     assert_eq!((exit.code, exit.survivors), (Some(0), 0));
     let pid = fs::read_to_string(place.cwd.join("survivor")).expect("there");
@@ -213,9 +199,7 @@ async fn kill_tree_ends_a_program_that_ignores_everything() {
 #[tokio::test]
 async fn a_two_megabyte_line_passes_the_pipe_and_a_close_follows_it() {
     let place = place();
-    let mut link =
-        python(&place, "import sys; d=sys.stdin.buffer.read(); open('got','wb').write(d); print(len(d))")
-            .await;
+    let mut link = sh(&place, "cat >got").await;
     let mut line = vec![b'x'; 2 << 20];
     line.push(b'\n');
     link.order(ToShim::Input { seq: 1, bytes: line.clone() }).await;

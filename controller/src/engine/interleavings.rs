@@ -12,7 +12,7 @@ use futures::FutureExt as _;
 use muster_proto::v1::{Answer, Decision, connect_response::Body, input};
 use proptest::prelude::*;
 
-use self::worker::{Act, Fake};
+use self::worker::{Act, Fake, GHOST};
 use super::{stage::Stage, *};
 use crate::{
     engine::run::Engine,
@@ -81,6 +81,12 @@ enum Op {
         worker: u8,
         which: u8,
     },
+    /// An attempt that is over speaks once more: a machine set back to an older image.
+    Ghost {
+        worker: u8,
+        session: u8,
+        what: u8,
+    },
     /// The worker's machine restarts: what ran is gone, what is on its disk is not.
     Reboot {
         worker: u8,
@@ -138,6 +144,8 @@ fn op() -> impl Strategy<Value = Op> {
         10 => (worker.clone(), 1..6u8).prop_map(|(worker, count)| Op::Report { worker, count }),
         2 => (worker.clone(), any::<u8>()).prop_map(|(worker, which)| Op::Repeat { worker, which }),
         1 => (worker.clone(), any::<u8>()).prop_map(|(worker, which)| Op::Late { worker, which }),
+        3 => (worker.clone(), any::<u8>(), any::<u8>())
+            .prop_map(|(worker, session, what)| Op::Ghost { worker, session, what }),
         1 => worker.clone().prop_map(|worker| Op::Reboot { worker }),
         1 => worker.prop_map(|worker| Op::Wipe { worker }),
     ]
@@ -315,6 +323,9 @@ impl World {
             }
             Op::Repeat { worker, which } => changes.extend(self.workers[usize::from(worker)].repeat(which)),
             Op::Late { worker, which } => changes.extend(self.workers[usize::from(worker)].late(which)),
+            Op::Ghost { worker, session, what } => {
+                changes.extend(self.workers[usize::from(worker)].ghost(session, what));
+            }
             Op::Reboot { worker } => self.workers[usize::from(worker)].reboot(),
             Op::Wipe { worker } => {
                 let worker = &mut self.workers[usize::from(worker)];
@@ -447,6 +458,13 @@ impl World {
         for id in &self.stopped {
             let phase = self.engine.book.get(*id).expect("it is there").phase();
             assert!(matches!(phase, Phase::Stopping | Phase::Stopped), "{id}: a stop was undone: {phase:?}");
+        }
+        for session in self.engine.book.sessions() {
+            let id = session.id;
+            let said = session.activity.as_ref().map_or("", |(_, text)| &**text);
+            assert!(&*session.blocked != GHOST && said != GHOST, "{id}: an old attempt was listened to");
+            let asks = session.state.open.iter().any(|open| open.attention_id == GHOST);
+            assert!(!asks, "{id}: an old attempt asks");
         }
         for (request, id) in &self.accepted {
             assert_eq!(self.engine.book.by_request(request), Some(*id), "{request} was forgotten");

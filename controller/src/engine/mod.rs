@@ -83,7 +83,7 @@ enum Read {
     Views { ids: Vec<SessionId>, reply: Reply<Vec<v1::Session>> },
     Output { session: String, reply: Reply<OutputState> },
     Link { worker: WorkerId, incarnation: Incarnation, reply: Reply<Option<Closed>> },
-    Holds { worker: WorkerId, session: SessionId, reply: Reply<bool> },
+    Holds { worker: WorkerId, session: SessionId, attempt: u32, reply: Reply<bool> },
     Workplace { session: String, purpose: Purpose, reply: Reply<Workplace> },
     Query { worker: WorkerId, link: LinkId, query: Box<WorkspaceQuery>, reply: Reply<()> },
 }
@@ -247,9 +247,10 @@ impl Handle {
         self.read(|reply| Read::Query { worker, link, query, reply }).await
     }
 
-    /// Whether the output of a session comes from this worker.
-    pub async fn holds(&self, worker: WorkerId, session: SessionId) -> Result<bool, Error> {
-        self.read(|reply| Read::Holds { worker, session, reply }).await
+    /// Whether the output of a session comes from this attempt on this worker. An older one is refused: a
+    /// machine set back to an image of yesterday would go on writing where it was then.
+    pub async fn holds(&self, worker: WorkerId, session: SessionId, attempt: u32) -> Result<bool, Error> {
+        self.read(|reply| Read::Holds { worker, session, attempt, reply }).await
     }
 }
 

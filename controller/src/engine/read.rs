@@ -222,8 +222,9 @@ impl Engine {
                 let link = self.fleet.link(&worker, &incarnation);
                 let _ = reply.send(Ok(link.map(crate::fleet::link::Link::watch)));
             }
-            Read::Holds { worker, session, reply } => {
-                let _ = reply.send(Ok(self.book.get(session).is_some_and(|session| session.is_on(&worker))));
+            Read::Holds { worker, session, attempt, reply } => {
+                let own = |session: &Session| session.is_on(&worker) && session.state.attempt == attempt;
+                let _ = reply.send(Ok(self.book.get(session).is_some_and(own)));
             }
             Read::Workplace { session, purpose, reply } => {
                 let _ = reply.send(find(&session).and_then(|session| self.workplace(session, purpose)));

@@ -2,13 +2,14 @@
 
 use std::time::Instant;
 
+use bytes::Bytes;
 use muster_proto::v1::Project;
 use muster_runtime::{
     shutdown::Shutdown,
     task::{self, Task},
 };
 use tokio::sync::mpsc;
-use tracing::info;
+use tracing::{error, info};
 
 use super::{Config, Handle, MAILBOX, book::Book, run::Engine, watch::Watchers};
 use crate::{
@@ -53,7 +54,7 @@ pub(super) async fn load(
     store: Shared,
     outputs: Replicas,
 ) -> Result<(Handle, Engine), RecoverError> {
-    let boot = count_start(&store).await?;
+    let (boot, boot_owed) = count_start(&store).await?;
     let mut book = Book::default();
     for (key, entry) in store.scan(keys::PROJECTS).await? {
         match (keys::parse_project(&key), stored::opened::<Project>(Kind::Project, &entry.value)) {
@@ -83,20 +84,36 @@ pub(super) async fn load(
         revision,
         plan_due: false,
         started,
+        boot_owed,
         absent_told: false,
         expire_at: started,
     };
     Ok((Handle { mailbox: sender }, engine))
 }
 
-/// Counts this start, durably: revisions of an earlier life are below every one of this.
-async fn count_start(store: &Shared) -> Result<u64, store::Error> {
+/// Counts this start: revisions of an earlier life are below every one of this. Returns the number, and again
+/// when the store could not write it down: the first change does then.
+async fn count_start(store: &Shared) -> Result<(u64, Option<u64>), store::Error> {
     let before = store.get(keys::BOOT).await?;
     let payload = before.as_ref().and_then(|entry| value::open(Kind::Boot, &entry.value).ok());
-    let count = payload.and_then(|payload| payload.try_into().ok()).map_or(0, u64::from_le_bytes);
+    let boot = payload.and_then(|payload| payload.try_into().ok()).map_or(0, u64::from_le_bytes) + 1;
     let mut txn = Txn::new();
     txn.expect(keys::BOOT, before.map_or(0, |entry| entry.revision));
-    txn.put(keys::BOOT, value::seal(Kind::Boot, &(count + 1).to_le_bytes()));
-    store.commit(txn).await?;
-    Ok(count + 1)
+    txn.put(keys::BOOT, boot_value(boot));
+    match store.commit(txn).await {
+        Ok(_) => Ok((boot, None)),
+        Err(store::Error::Unavailable(reason)) => {
+            error!(
+                reason,
+                "the store cannot write: sessions are served as they are, and no new work is taken"
+            );
+            Ok((boot, Some(boot)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// As stored.
+pub(super) fn boot_value(boot: u64) -> Bytes {
+    value::seal(Kind::Boot, &boot.to_le_bytes())
 }

@@ -12,11 +12,14 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
-use super::{Change, Config, Message, book::Book, events, read::Viewer, stage::Stage, stop, watch::Watchers};
+use super::{
+    Change, Config, Message, book::Book, events, read::Viewer, recover::boot_value, stage::Stage, stop,
+    watch::Watchers,
+};
 use crate::{
     fleet::{Registry, link::Closing},
     output::Replicas,
-    store::Shared,
+    store::{Shared, keys},
 };
 
 /// Messages of one batch at most: bounds how long the first one waits.
@@ -37,6 +40,8 @@ pub(super) struct Engine {
     /// Something may be placed that could not before.
     pub(super) plan_due: bool,
     pub(super) started: Instant,
+    /// Number of this start, while the store could not write it down.
+    pub(super) boot_owed: Option<u64>,
     /// Watchers were told of the workers that never came back after the start.
     pub(super) absent_told: bool,
     /// When to look next for sessions to forget.
@@ -44,9 +49,11 @@ pub(super) struct Engine {
 }
 
 impl Engine {
-    /// The revision every session has at the start number `boot`.
-    pub(super) const fn first_revision(boot: u64) -> u64 {
-        boot << BOOT_SHIFT
+    /// The revision every session has at the start number `boot`. The seconds tell starts apart that could
+    /// not be counted, one after the other on a full disk; what changes then is little and not durable.
+    pub(super) fn first_revision(boot: u64) -> u64 {
+        let seconds = u32::try_from(muster_proto::time::now().seconds).unwrap_or(0);
+        (boot << BOOT_SHIFT) + u64::from(seconds)
     }
 
     /// Runs until `stop`; at `leaving` the workers are sent away.
@@ -145,10 +152,12 @@ impl Engine {
     }
 
     pub(super) async fn commit(&mut self, mut stage: Stage) {
-        let txn = stage.txn(&self.book);
-        if !txn.is_empty()
-            && let Err(error) = self.store.commit(txn).await
-        {
+        let mut txn = stage.txn(&self.book);
+        let writes = !txn.is_empty();
+        if let Some(boot) = self.boot_owed.filter(|_| writes) {
+            txn.put(keys::BOOT, boot_value(boot));
+        }
+        if writes && let Err(error) = self.store.commit(txn).await {
             let refused = Error::new(ErrorCode::StoreUnavailable, error.to_string())
                 .hint("Nothing was changed. Free space in the state folder or look at the controller's log.");
             for worker in std::mem::take(&mut stage.reporters) {
@@ -160,6 +169,9 @@ impl Engine {
                 answer(&viewer, Err(refused.clone()));
             }
             return;
+        }
+        if writes {
+            self.boot_owed = None;
         }
         let revision = &mut self.revision;
         let changed = stage.install(&mut self.book, || {

@@ -6,7 +6,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{self, File, OpenOptions},
+    fs::{self, File},
     io,
     os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
@@ -17,10 +17,13 @@ use bytes::Bytes;
 use muster_proto::ids::SessionId;
 use tokio::sync::watch;
 
+use crate::disk::{Disk, LogFile, RealDisk};
+
 /// The copies of all sessions. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Replicas {
     folder: Arc<Path>,
+    disk: Arc<dyn Disk>,
     known: Arc<RwLock<HashMap<SessionId, Arc<Replica>>>>,
 }
 
@@ -28,6 +31,7 @@ pub struct Replicas {
 #[derive(Debug)]
 pub struct Replica {
     path: PathBuf,
+    disk: Arc<dyn Disk>,
     writer: Mutex<Writer>,
     /// Bytes held: all of them can be read.
     end: watch::Sender<u64>,
@@ -36,9 +40,11 @@ pub struct Replica {
 #[derive(Debug)]
 struct Writer {
     /// Open while a worker appends.
-    file: Option<File>,
+    file: Option<Box<dyn LogFile>>,
     /// Bytes that survive a power cut, or were there when this process began: never cut.
     synced: u64,
+    /// The folder was synced since this process knows the file: its name survives a power cut.
+    named: bool,
     /// The file may be longer than what is held: it is cut before anything is written again.
     torn: bool,
     /// The session is forgotten: who still holds this must not make the file again.
@@ -46,20 +52,21 @@ struct Writer {
 }
 
 impl Writer {
-    fn open(&mut self, path: &Path) -> io::Result<&File> {
+    fn open(&mut self, path: &Path, disk: &dyn Disk) -> io::Result<&dyn LogFile> {
         if self.removed {
             return Err(io::Error::new(io::ErrorKind::NotFound, "the session is forgotten"));
         }
-        Ok(match &mut self.file {
+        let file = match &mut self.file {
             Some(file) => file,
-            closed => closed.insert(OpenOptions::new().write(true).create(true).truncate(false).open(path)?),
-        })
+            closed => closed.insert(disk.open(path)?),
+        };
+        Ok(&**file)
     }
 
     /// The length is the truth after a restart: what is not held must not count.
-    fn cut(&mut self, path: &Path, end: u64) -> io::Result<()> {
+    fn cut(&mut self, path: &Path, disk: &dyn Disk, end: u64) -> io::Result<()> {
         self.torn = true;
-        self.open(path)?.set_len(end)?;
+        self.open(path, disk)?.set_len(end)?;
         self.torn = false;
         Ok(())
     }
@@ -80,16 +87,25 @@ impl Replicas {
     /// # Errors
     /// When the folder cannot be made or read.
     pub fn open(folder: &Path) -> io::Result<Self> {
+        Self::open_on(folder, Arc::new(RealDisk))
+    }
+
+    /// As [`Replicas::open`], on a disk of the caller's choice.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn open_on(folder: &Path, disk: Arc<dyn Disk>) -> io::Result<Self> {
         fs::create_dir_all(folder)?;
         let mut known = HashMap::new();
         for entry in fs::read_dir(folder)? {
             let entry = entry?;
             // Names that are no session ids are somebody else's.
             if let Some(id) = entry.file_name().to_str().and_then(|name| name.parse().ok()) {
-                known.insert(id, Arc::new(Replica::new(entry.path(), entry.metadata()?.len())));
+                let replica = Replica::new(entry.path(), Arc::clone(&disk), entry.metadata()?.len());
+                known.insert(id, Arc::new(replica));
             }
         }
-        Ok(Self { folder: folder.into(), known: Arc::new(RwLock::new(known)) })
+        Ok(Self { folder: folder.into(), disk, known: Arc::new(RwLock::new(known)) })
     }
 
     /// Bytes held of a session.
@@ -127,15 +143,16 @@ impl Replicas {
         }
         drop(known);
         let mut known = self.known.write().unwrap_or_else(PoisonError::into_inner);
-        let new = || Arc::new(Replica::new(self.folder.join(session.to_string()), 0));
+        let path = self.folder.join(session.to_string());
+        let new = || Arc::new(Replica::new(path, Arc::clone(&self.disk), 0));
         Arc::clone(known.entry(session).or_insert_with(new))
     }
 }
 
 impl Replica {
-    fn new(path: PathBuf, end: u64) -> Self {
-        let writer = Writer { file: None, synced: end, torn: false, removed: false };
-        Self { path, writer: Mutex::new(writer), end: watch::Sender::new(end) }
+    fn new(path: PathBuf, disk: Arc<dyn Disk>, end: u64) -> Self {
+        let writer = Writer { file: None, synced: end, named: false, torn: false, removed: false };
+        Self { path, disk, writer: Mutex::new(writer), end: watch::Sender::new(end) }
     }
 
     /// Bytes held.
@@ -165,11 +182,11 @@ impl Replica {
             return Ok(Appended::Held(end));
         };
         if writer.torn {
-            writer.cut(&self.path, end)?;
+            writer.cut(&self.path, &*self.disk, end)?;
         }
-        if let Err(error) = writer.open(&self.path)?.write_all_at(new, end) {
+        if let Err(error) = writer.open(&self.path, &*self.disk)?.write_all_at(new, end) {
             // Tried again before the next append when it fails too.
-            let _ = writer.cut(&self.path, end);
+            let _ = writer.cut(&self.path, &*self.disk, end);
             return Err(error);
         }
         let end = end + new.len() as u64;
@@ -185,20 +202,25 @@ impl Replica {
     pub fn sync(&self) -> io::Result<u64> {
         let mut writer = self.lock();
         let end = self.end();
-        let synced = match &writer.file {
-            Some(open) => open.sync_data(),
-            // Held since before this process opened it: whether it was synced then is not known.
-            None if end > 0 => File::open(&self.path).and_then(|file| file.sync_data()),
-            None => Ok(()),
-        };
+        // Held since before this process opened it: whether it was synced then is not known.
+        let synced = if writer.file.is_some() || end > 0 { self.sync_file(&mut writer) } else { Ok(()) };
         if let Err(error) = synced {
             let back = writer.synced.min(end);
             self.end.send_replace(back);
-            let _ = writer.cut(&self.path, back);
+            let _ = writer.cut(&self.path, &*self.disk, back);
             return Err(error);
         }
         writer.synced = end;
         Ok(end)
+    }
+
+    fn sync_file(&self, writer: &mut Writer) -> io::Result<()> {
+        writer.open(&self.path, &*self.disk)?.sync_data()?;
+        if !writer.named {
+            self.disk.sync_folder(self.path.parent().unwrap_or(&self.path))?;
+            writer.named = true;
+        }
+        Ok(())
     }
 
     /// Closes the file until the next append: an idle session holds none open.
@@ -226,41 +248,4 @@ impl Replica {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn appending_is_idempotent_refuses_gaps_and_survives_a_restart() {
-        let dir = tempfile::tempdir().expect("a folder");
-        let folder = dir.path().join("output");
-        let session = SessionId::generate();
-        let replicas = Replicas::open(&folder).expect("opened");
-        let replica = replicas.of(session);
-        let append =
-            |offset, data: &'static str| replica.append(offset, &Bytes::from_static(data.as_bytes()));
-        assert_eq!(append(0, "hello").expect("written"), Appended::Held(5));
-        assert_eq!(append(0, "hello").expect("written"), Appended::Held(5));
-        assert_eq!(append(3, "lo wo").expect("written"), Appended::Held(8));
-        assert_eq!(append(9, "gap").expect("answered"), Appended::Gap(8));
-        assert_eq!(append(8, "rld").expect("written"), Appended::Held(11));
-        assert_eq!(replica.sync().expect("synced"), 11);
-        replica.rest();
-        assert_eq!(&replica.read(6, 100).expect("read")[..], b"world");
-        assert_eq!(&replica.read(0, 5).expect("read")[..], b"hello");
-        assert_eq!(replica.read(11, 5).expect("read"), Bytes::new());
-
-        let again = Replicas::open(&folder).expect("opened");
-        assert_eq!(again.end(session), 11);
-        assert_eq!(again.end(SessionId::generate()), 0);
-        let more = again.of(session).append(11, &Bytes::from_static(b"!")).expect("written");
-        assert_eq!(more, Appended::Held(12));
-        assert_eq!(again.of(session).sync().expect("synced"), 12);
-
-        let held = again.of(session);
-        again.remove(session).expect("removed");
-        again.remove(session).expect("nothing to do");
-        assert_eq!(again.end(session), 0);
-        held.append(12, &Bytes::from_static(b"late")).expect_err("it is forgotten");
-        assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
-    }
-}
+mod tests;

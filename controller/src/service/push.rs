@@ -183,7 +183,7 @@ impl Push {
                 Some(push_output_request::Body::Open(open)) => {
                     // The position must not be behind chunks that came before.
                     self.append(std::mem::take(&mut chunks)).await?;
-                    self.open(open.session_id).await?;
+                    self.open(open.session_id, open.attempt).await?;
                 }
                 Some(push_output_request::Body::Chunk(chunk)) => {
                     bytes += chunk.data.len();
@@ -201,11 +201,12 @@ impl Push {
         if self.unsynced_bytes >= SYNC_BYTES { self.sync().await } else { Ok(()) }
     }
 
-    async fn open(&mut self, session_id: String) -> Result<(), End> {
+    async fn open(&mut self, session_id: String, attempt: u32) -> Result<(), End> {
         let id = session_id.parse().ok();
         let held = match id {
             Some(id) => {
-                self.context.engine.holds(self.worker.clone(), id).await.map_err(|e| End::Status(e.into()))?
+                let held = self.context.engine.holds(self.worker.clone(), id, attempt).await;
+                held.map_err(|error| End::Status(error.into()))?
             }
             None => false,
         };
@@ -313,3 +314,6 @@ fn failed(error: &dyn std::error::Error) -> End {
     warn!(error = %error, "output cannot be written; the worker keeps it");
     End::Status(Status::unavailable(format!("output cannot be written: {error}")))
 }
+
+#[cfg(test)]
+mod tests;

@@ -68,7 +68,12 @@ impl Sessions {
                 changed = timeout_at(deadline, watcher.changed()) => if changed.is_err() { break },
                 () = self.context.leaving.requested() => break,
             }
-            session = self.context.engine.get(id.clone()).await?;
+            match self.context.engine.get(id.clone()).await {
+                Ok(now) => session = now,
+                // Archived and, where nothing is kept for long, forgotten: it did happen.
+                Err(error) if error.code == ErrorCode::SessionNotFound => break,
+                Err(error) => return Err(error),
+            }
         }
         Ok(session)
     }

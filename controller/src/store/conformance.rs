@@ -168,6 +168,63 @@ async fn an_index_that_is_gone_damaged_or_behind_is_made_again() {
     assert_eq!(sled(dir.path()).scan("k").await.expect("readable").len(), 40, "a file in its place");
 }
 
+/// Every file below `folder`.
+fn files(folder: &Path) -> Vec<std::path::PathBuf> {
+    let entries = std::fs::read_dir(folder).expect("listed").flatten();
+    let below = entries
+        .flat_map(|entry| if entry.path().is_dir() { files(&entry.path()) } else { vec![entry.path()] });
+    below.collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_damage_to_the_index_loses_a_record_or_keeps_the_store_from_opening() {
+    const PAGE: usize = 4096;
+    let dir = tempfile::tempdir().expect("a folder");
+    let index = dir.path().join("index");
+    let store = sled(dir.path());
+    for n in 0..60 {
+        store.commit(put(&format!("k{n:03}"), &"v".repeat(3000))).await.expect("committed");
+    }
+    store.close().await;
+    drop(store);
+    let whole = tempfile::tempdir().expect("a folder");
+    let mut damages: Vec<(std::path::PathBuf, &str, usize)> = Vec::new();
+    for file in files(&index) {
+        let name = file.strip_prefix(&index).expect("below").to_owned();
+        std::fs::create_dir_all(whole.path().join(&name).parent().expect("a parent")).expect("made");
+        std::fs::copy(&file, whole.path().join(&name)).expect("kept");
+        let pages = std::fs::metadata(&file).expect("a length").len() as usize / PAGE;
+        damages.push((name.clone(), "deleted", 0));
+        damages.extend([0, pages / 2, pages].map(|page| (name.clone(), "page zeroed", page)));
+        damages.extend([0, pages / 3, pages].map(|page| (name.clone(), "tail cut", page)));
+    }
+    for (name, damage, page) in damages {
+        std::fs::remove_dir_all(&index).expect("removed");
+        for file in files(whole.path()) {
+            let target = index.join(file.strip_prefix(whole.path()).expect("below"));
+            std::fs::create_dir_all(target.parent().expect("a parent")).expect("made");
+            std::fs::copy(file, target).expect("restored");
+        }
+        let path = index.join(&name);
+        let mut bytes = std::fs::read(&path).expect("read");
+        let at = (page * PAGE).min(bytes.len());
+        match damage {
+            "deleted" => std::fs::remove_file(&path).expect("deleted"),
+            "tail cut" => std::fs::write(&path, &bytes[..at]).expect("cut"),
+            _ => {
+                let end = bytes.len().min(at + PAGE);
+                bytes[at..end].fill(0);
+                std::fs::write(&path, &bytes).expect("zeroed");
+            }
+        }
+        let store = sled(dir.path());
+        assert_eq!(store.scan("k").await.expect("readable").len(), 60, "{name:?}: {damage} at page {page}");
+        assert_eq!(value(&store, "k059").await, Some("v".repeat(3000)), "{name:?}: {damage} at page {page}");
+        store.commit(put("more", "v")).await.expect("it takes changes");
+        store.close().await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_torn_tail_is_cut_and_a_lost_snapshot_is_reported() {
     let dir = tempfile::tempdir().expect("a folder");

@@ -11,14 +11,15 @@
 //! reported.
 
 use std::{
-    fs::{File, OpenOptions},
-    io::{self, Seek as _, SeekFrom, Write as _},
+    fs::File,
+    io,
     path::{Path, PathBuf},
 };
 
 use bytes::{Buf as _, Bytes};
 
 use super::{OpenError, Revision, Txn};
+use crate::disk::{Disk, LogFile};
 
 const MAGIC: &[u8; 8] = b"mstrjrn\n";
 const FORMAT: u32 = 1;
@@ -29,7 +30,7 @@ const FRAME_HEADER: usize = 16;
 /// A journal open for appending.
 #[derive(Debug)]
 pub(super) struct Journal {
-    file: File,
+    file: Box<dyn LogFile>,
     /// Bytes that are whole and durable.
     len: u64,
     /// What lies past `len` is unknown: it is cut before anything is written again.
@@ -38,26 +39,25 @@ pub(super) struct Journal {
 
 impl Journal {
     /// Makes a new one at `path`, durable before it returns.
-    pub(super) fn create(path: &Path, base: Revision) -> io::Result<Self> {
-        let mut file = OpenOptions::new().write(true).create(true).truncate(true).open(path)?;
+    pub(super) fn create(disk: &dyn Disk, path: &Path, base: Revision) -> io::Result<Self> {
+        let file = disk.open(path)?;
         let mut header = Vec::with_capacity(FILE_HEADER);
         header.extend_from_slice(MAGIC);
         header.extend_from_slice(&FORMAT.to_le_bytes());
         header.extend_from_slice(&base.to_le_bytes());
-        file.write_all(&header)?;
-        file.sync_all()?;
-        sync_parent(path)?;
+        file.set_len(0)?;
+        file.write_all_at(&header, 0)?;
+        file.sync_data()?;
+        disk.sync_folder(path.parent().unwrap_or(path))?;
         Ok(Self { file, len: FILE_HEADER as u64, torn: false })
     }
 
     /// Opens the one at `path` after [`read`] said that `len` bytes of it are whole; cuts the rest.
-    pub(super) fn append_to(path: &Path, len: u64) -> io::Result<Self> {
-        let file = OpenOptions::new().append(true).open(path)?;
-        if file.metadata()?.len() != len {
-            file.set_len(len)?;
-            file.sync_all()?;
-        }
-        Ok(Self { file, len, torn: false })
+    pub(super) fn append_to(disk: &dyn Disk, path: &Path, len: u64) -> io::Result<Self> {
+        let file = disk.open(path)?;
+        let mut journal = Self { file, len, torn: true };
+        journal.cut()?;
+        Ok(journal)
     }
 
     /// Appends one batch and returns once it is durable. After an error nothing of it counts, and the next
@@ -67,7 +67,7 @@ impl Journal {
             self.cut()?;
         }
         let frame = frame(payload)?;
-        let written = self.file.write_all(&frame).and_then(|()| self.file.sync_data());
+        let written = self.file.write_all_at(&frame, self.len).and_then(|()| self.file.sync_data());
         if let Err(error) = written {
             // A failed sync may have dropped the pages: nothing of the frame may stay.
             self.torn = true;
@@ -80,12 +80,10 @@ impl Journal {
         Ok(())
     }
 
-    /// Brings the file back to its last whole frame. Where the next one begins is set too: after half a write
-    /// the file would go on behind a hole, and whole frames behind a hole are damage.
+    /// Brings the file back to its last whole frame.
     fn cut(&mut self) -> io::Result<()> {
         self.file.set_len(self.len)?;
-        self.file.seek(SeekFrom::Start(self.len))?;
-        self.file.sync_all()?;
+        self.file.sync_data()?;
         self.torn = false;
         Ok(())
     }
@@ -231,7 +229,13 @@ pub(super) fn sync_parent(path: &Path) -> io::Result<()> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::disk::{
+        RealDisk,
+        faulty::{Faults, FaultyDisk},
+    };
 
     fn txn(key: &str) -> Txn {
         let mut txn = Txn::new();
@@ -241,7 +245,7 @@ mod tests {
 
     fn journal_of(dir: &Path, revisions: std::ops::RangeInclusive<u64>) -> PathBuf {
         let path = path(dir, 0);
-        let mut journal = Journal::create(&path, 0).expect("a journal");
+        let mut journal = Journal::create(&RealDisk, &path, 0).expect("a journal");
         for revision in revisions {
             let mut payload = Vec::new();
             encode(&mut payload, revision, &txn(&format!("key-{revision}")));
@@ -262,7 +266,7 @@ mod tests {
             assert_eq!(contents.txns.len(), 2, "cut at {cut}");
             assert_eq!((contents.whole, contents.torn), (two as u64, (cut - two) as u64));
         }
-        let mut journal = Journal::append_to(&path, two as u64).expect("opened");
+        let mut journal = Journal::append_to(&RealDisk, &path, two as u64).expect("opened");
         let mut payload = Vec::new();
         encode(&mut payload, 9, &txn("after"));
         journal.append(&payload).expect("appended");
@@ -275,10 +279,10 @@ mod tests {
     fn half_a_frame_is_cut_before_the_next_one_is_written() {
         let dir = tempfile::tempdir().expect("a folder");
         let path = path(dir.path(), 0);
-        let mut journal = Journal::create(&path, 0).expect("a journal");
+        let mut journal = Journal::create(&RealDisk, &path, 0).expect("a journal");
         for revision in 1..=3 {
             // As a write that stopped half way, and could not be undone, leaves it.
-            journal.file.write_all(b"MJ1\nhalf a frame").expect("written");
+            journal.file.write_all_at(b"MJ1\nhalf a frame", journal.len).expect("written");
             journal.torn = true;
             let mut payload = Vec::new();
             encode(&mut payload, revision, &txn("whole"));
@@ -300,6 +304,83 @@ mod tests {
             std::fs::write(&path, &damaged).expect("written");
             let error = read(&path).expect_err("reported").to_string();
             assert!(error.contains("damaged at byte"), "byte {at}: {error}");
+        }
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Op {
+        Append,
+        /// Written, and then the power goes before anybody is told.
+        AppendCutOff(u8),
+        Kill,
+        PowerCut(u8),
+        Break(bool, bool),
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        prop_oneof![
+            8 => Just(Op::Append),
+            2 => any::<u8>().prop_map(Op::AppendCutOff),
+            1 => Just(Op::Kill),
+            2 => any::<u8>().prop_map(Op::PowerCut),
+            2 => (any::<bool>(), any::<bool>()).prop_map(|(write, sync)| Op::Break(write, sync)),
+            2 => Just(Op::Break(false, false)),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { cases: 40, ..ProptestConfig::default() })]
+
+        #[test]
+        fn a_power_cut_takes_nothing_that_was_acknowledged_and_brings_back_nothing_that_failed(
+            ops in prop::collection::vec(op(), 1..60),
+        ) {
+            let dir = tempfile::tempdir().expect("a folder");
+            let disk = FaultyDisk::default();
+            let path = path(dir.path(), 0);
+            let mut journal = Journal::create(&disk, &path, 0).expect("a journal");
+            let mut acked: Vec<u64> = Vec::new();
+            let mut revision = 0;
+            for op in ops {
+                let mut payload = Vec::new();
+                encode(&mut payload, revision + 1, &txn("some"));
+                let mut unknown = None;
+                let power_cut = match op {
+                    Op::Append => {
+                        revision += 1;
+                        if journal.append(&payload).is_ok() {
+                            acked.push(revision);
+                        }
+                        None
+                    }
+                    Op::AppendCutOff(spared) => {
+                        revision += 1;
+                        unknown = Some(revision);
+                        disk.fail(Faults::default());
+                        let frame = frame(&payload).expect("small");
+                        journal.file.write_all_at(&frame, journal.len).expect("written");
+                        Some(spared)
+                    }
+                    Op::Kill => None,
+                    Op::PowerCut(spared) => Some(spared),
+                    Op::Break(write, sync) => {
+                        disk.fail(Faults { write, sync, ..Faults::default() });
+                        continue;
+                    }
+                };
+                if let Some(spared) = power_cut {
+                    disk.cut_power(dir.path(), usize::from(spared));
+                }
+                let contents = read(&path).expect("readable").expect("not empty");
+                let found: Vec<_> = contents.txns.iter().map(|(revision, _)| *revision).collect();
+                let known = found.len() - usize::from(unknown.is_some() && found.last().copied() == unknown);
+                prop_assert_eq!(&found[..known], acked.as_slice());
+                if power_cut.is_some() || matches!(op, Op::Kill) {
+                    disk.fail(Faults::default());
+                    acked = found;
+                    journal = Journal::append_to(&disk, &path, contents.whole).expect("opened");
+                }
+            }
         }
     }
 }

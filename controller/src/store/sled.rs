@@ -29,6 +29,7 @@ use super::{
     memory::{changes_of, compare},
     snapshot,
 };
+use crate::disk::RealDisk;
 
 /// Commits that wait for the committer. When full, callers wait: nothing is dropped.
 const QUEUE: usize = 1024;
@@ -71,18 +72,20 @@ impl Sled {
     /// Opens or makes the store in `folder`. The caller makes sure that no other process has it open.
     ///
     /// # Errors
-    /// See [`OpenError`]. A damaged index is no error: it is moved aside and made again.
+    /// See [`OpenError`]. A damaged index is no error: it is moved aside and made again. Neither is one that
+    /// finds no room: memory takes its place until there is some.
     pub fn open(folder: &Path, options: Options) -> Result<Self, OpenError> {
         fs::create_dir_all(folder).map_err(|error| OpenError::io("cannot make", folder, error))?;
         let truth = Truth::load(folder)?;
-        let index = Arc::new(Index::open(folder, &truth.entries, truth.revision)?);
+        let index = Arc::new(Index::open(folder, &truth.entries, truth.revision));
         let opened = match truth.append_to {
-            Some((path, whole)) => Journal::append_to(&path, whole).map_err(|error| (path, error)),
+            Some((path, whole)) => Journal::append_to(&RealDisk, &path, whole).map_err(|error| (path, error)),
             None => {
                 let path = journal::path(folder, truth.revision);
-                Journal::create(&path, truth.revision).map_err(|error| (path, error))
+                Journal::create(&RealDisk, &path, truth.revision).map_err(|error| (path, error))
             }
         };
+        let rebuild_at = (!index.is_on_disk()).then(|| Instant::now() + REBUILD_AFTER);
         let journal = opened.map_err(|(path, error)| OpenError::io("cannot write to", path, error))?;
         let changes = Arc::new(Changes::new(truth.revision));
         let (requests, queue) = mpsc::channel(QUEUE);
@@ -93,7 +96,7 @@ impl Sled {
             changes: Arc::clone(&changes),
             revision: truth.revision,
             options,
-            rebuild_at: None,
+            rebuild_at,
             checkpoint_at: options.checkpoint_bytes.max(truth.snapshot_len * 2),
         };
         let thread = thread::Builder::new()
@@ -162,7 +165,7 @@ struct Committer {
     changes: Arc<Changes>,
     revision: Revision,
     options: Options,
-    /// The index is lost; it is made again with the first change after this.
+    /// The index is in memory only; it is made again with the first change after this.
     rebuild_at: Option<Instant>,
     /// Length of the journal at which the next checkpoint is due.
     checkpoint_at: u64,
@@ -221,17 +224,13 @@ impl Committer {
     }
 
     /// Brings the index up to what is durable. One that cannot be is made again, now or, on a disk that is
-    /// full, later: nothing but a start needs it.
+    /// full, later; until then it is in memory.
     fn index(&mut self, batch: &Batch) {
-        if let Some(at) = self.rebuild_at {
-            if Instant::now() >= at {
-                self.rebuild();
-            }
-            return;
-        }
         let txns = batch.pending.iter().map(|pending| (pending.revision, &pending.txn));
         if let Err(error) = self.index.apply(txns, self.revision) {
             warn!(error, "the index failed, it is made again from snapshot and journal");
+            self.rebuild();
+        } else if self.rebuild_at.is_some_and(|at| Instant::now() >= at) {
             self.rebuild();
         }
     }
@@ -266,7 +265,8 @@ impl Committer {
         let truth = Truth::load(&self.folder).map_err(io::Error::other)?;
         let count = truth.entries.len() as u64;
         let len = snapshot::write(&self.folder, truth.revision, count, truth.entries.into_iter().map(Ok))?;
-        self.journal = Journal::create(&journal::path(&self.folder, truth.revision), truth.revision)?;
+        self.journal =
+            Journal::create(&RealDisk, &journal::path(&self.folder, truth.revision), truth.revision)?;
         for (prefix, keep) in [("snapshot-", truth.revision), ("journal-", truth.revision)] {
             for (revision, path) in numbered(&self.folder, prefix)? {
                 if revision < keep {
@@ -351,12 +351,7 @@ impl Truth {
                 continue;
             }
             self.revision = revision;
-            for (key, value) in txn.puts {
-                self.entries.insert(key, Entry { value, revision });
-            }
-            for key in txn.deletes {
-                self.entries.remove(&key);
-            }
+            index::apply(&mut self.entries, revision, &txn);
         }
         self.append_to = Some((path, contents.whole));
         Ok(())

@@ -151,3 +151,66 @@ async fn output_that_finds_no_room_stays_with_the_worker_and_no_acknowledged_byt
     farm.restart().await;
     assert!(farm.output(&id).await == whole, "byte for byte");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_controller_starts_on_a_full_disk_reads_refuses_new_work_and_goes_on_when_there_is_room() {
+    let Some(disk) = Disk::mount(24) else { return };
+    let mut farm = disk.farm().await;
+    let mut worker = FakeWorker::connect(&farm, hello("w1", 1)).await;
+    let running = farm.spawn("first").await.session_id;
+    let start = worker.start().await;
+    worker.work(&start).await;
+    let waiting = farm.spawn("second").await.session_id;
+    let (mut revisions, mut refusals) = (Vec::new(), 0);
+    for round in 0..2 {
+        farm.leave().await;
+        disk.fill();
+        farm.restart().await;
+        for id in [&running, &waiting] {
+            let found = farm.get(id).await;
+            assert_eq!(found.session_id, **id, "round {round}");
+        }
+        revisions.push(farm.get(&running).await.revision);
+        for n in 0..20 {
+            match farm.try_spawn(spec(&"x".repeat(10_000)), &format!("{round}/{n}")).await {
+                Ok(_) => {}
+                Err(error) => {
+                    assert_eq!(error.code, ErrorCode::StoreUnavailable, "{error:?}");
+                    assert!(error.retryable(), "{error:?}");
+                    refusals += 1;
+                }
+            }
+        }
+        // What runs is taken up again, full or not.
+        let held = HeldSession {
+            session_id: running.clone(),
+            attempt: 1,
+            running: true,
+            spool_end_offset: 0,
+            last_input: 1,
+        };
+        worker = worker.reconnect(&farm, vec![held]).await;
+        assert_eq!(farm.get(&running).await.status(), SessionStatus::Working);
+        disk.free();
+        let more = farm.spawn("with room").await;
+        assert_eq!(more.status(), SessionStatus::Queued);
+    }
+    assert!(refusals > 0 && revisions[0] < revisions[1], "{refusals} {revisions:?}");
+    worker.end(&running, 1, EndReason::TurnCompleted, "done").await;
+    assert_eq!(worker.start().await.session_id, waiting);
+    let count = farm.list(ListSessionsRequest { limit: 500, ..Default::default() }).await.total;
+    farm.restart().await;
+    assert_eq!(farm.list(ListSessionsRequest { limit: 500, ..Default::default() }).await.total, count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_folder_on_a_full_disk_is_refused_by_its_name_and_why() {
+    let Some(disk) = Disk::mount(4) else { return };
+    disk.fill();
+    let state = disk.dir.path().join("state");
+    let config = crate::farm::config(state.clone());
+    let started = muster_controller::Controller::start(config, muster_runtime::shutdown::Shutdown::new());
+    let error = started.await.expect_err("refused").to_string();
+    assert!(error.contains(state.to_str().expect("text")), "{error}");
+    assert!(error.to_lowercase().contains("no space left"), "{error}");
+}

@@ -111,3 +111,35 @@ async fn an_empty_output_is_read_and_a_follower_of_a_stopped_session_ends() {
     let ((text, last), stopped) = tokio::join!(collect(followed, 0), farm.stop(&id));
     assert!(stopped.changed && text.is_empty() && last.ended);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn output_of_an_attempt_that_is_over_or_of_another_worker_is_not_taken() {
+    let farm = Farm::start().await;
+    let mut worker = FakeWorker::connect(&farm, hello("w1", 1)).await;
+    let id = farm.spawn("work").await.session_id;
+    let start = worker.start().await;
+    worker.work(&start).await;
+    let mut push = worker.push(&farm).await.expect("opened");
+    push.open(&id).await;
+    assert_eq!(push.position().await, 0);
+    push.chunk(&id, 0, "first").await;
+    push.acked(5).await;
+    worker.end(&id, 1, EndReason::TurnCompleted, "done").await;
+    farm.message(&id, "go on").await.expect("taken");
+    assert_eq!(worker.start().await.attempt, 2);
+
+    let mut push = worker.push(&farm).await.expect("opened");
+    push.open_as(&id, 1).await;
+    push.chunk(&id, 5, "of yesterday").await;
+    assert!(matches!(push.answer().await, Body::Unknown(unknown) if unknown.session_id == id));
+    push.open_as(&id, 2).await;
+    assert_eq!(push.position().await, 5);
+    let other = FakeWorker::connect(&farm, hello("w2", 1)).await;
+    let mut foreign = other.push(&farm).await.expect("opened");
+    foreign.open_as(&id, 2).await;
+    foreign.chunk(&id, 5, "of somebody else").await;
+    assert!(matches!(foreign.answer().await, Body::Unknown(unknown) if unknown.session_id == id));
+    push.chunk(&id, 5, " second").await;
+    push.acked(12).await;
+    assert_eq!(farm.output(&id).await, b"first second");
+}

@@ -233,8 +233,11 @@ impl Push {
     }
 
     pub async fn open(&self, session: &str) {
-        self.send(push_output_request::Body::Open(OutputOpen { session_id: session.into(), attempt: 1 }))
-            .await;
+        self.open_as(session, 1).await;
+    }
+
+    pub async fn open_as(&self, session: &str, attempt: u32) {
+        self.send(push_output_request::Body::Open(OutputOpen { session_id: session.into(), attempt })).await;
     }
 
     pub async fn chunk(&self, session: &str, offset: u64, data: impl Into<Vec<u8>>) {

@@ -325,7 +325,7 @@ fn title(title: &str, prompt: &str) -> String {
         .unwrap_or_default()
 }
 
-fn one_line(text: &str, max: usize) -> Option<String> {
+pub(crate) fn one_line(text: &str, max: usize) -> Option<String> {
     let line = sanitise(text).split_whitespace().collect::<Vec<_>>().join(" ");
     let short: String = line.chars().take(max).collect();
     let cut = short.len() < line.len();

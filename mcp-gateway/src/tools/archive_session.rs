@@ -54,6 +54,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
         error
     })?;
     let session = required(response.session)?;
+    call.watches.observe(&session);
     let view = SessionView::new(&session, Form::Full).with_next(next(&session));
     structured(&Output { session: view, changed: response.changed })
 }

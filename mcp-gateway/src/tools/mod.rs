@@ -10,6 +10,7 @@ mod get_session_status;
 mod list_sessions;
 mod output_page;
 mod progress;
+mod reported;
 mod send_input;
 mod spawn_session;
 mod stop_session;
@@ -25,7 +26,7 @@ use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
 pub(crate) use self::progress::Progress;
-use crate::{Config, args, controller::Controller, schema, server::Transport};
+use crate::{Config, args, controller::Controller, limits::WaitLimits, schema, watches::Watches};
 
 /// Shortest tool use id that is taken for unique. Claude's have 30 characters, most of them random; proxies
 /// that imitate it count ("call_1"), and a counter would make another call look like a repetition of this
@@ -37,7 +38,9 @@ const TOOL_USE_ID_CHARS: usize = 20;
 pub(crate) struct Call<'a> {
     pub(crate) controller: &'a Controller,
     pub(crate) config: &'a Config,
-    pub(crate) transport: Transport,
+    pub(crate) watches: &'a Watches,
+    /// How long a wait of this caller may be.
+    pub(crate) waits: WaitLimits,
     pub(crate) tool_use_id: Option<String>,
     pub(crate) progress: Option<Progress>,
     /// The caller withdrew this call.

@@ -114,6 +114,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
     let delivered = wire_name(response.delivery().as_str_name(), "DELIVERY_");
     let delivery = response.delivery();
     let session = required(response.session)?;
+    call.watches.observe(&session);
     let view = SessionView::new(&session, Form::Concise);
     let view = match delivery {
         Delivery::Nothing => view.with_next("there was no turn to interrupt"),

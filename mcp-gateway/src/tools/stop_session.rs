@@ -49,6 +49,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
     let request = StopSessionRequest { session, reason: args.reason.unwrap_or_default() };
     let response = call.controller.stop(request).await?;
     let session = required(response.session)?;
+    call.watches.observe(&session);
     let view = SessionView::new(&session, Form::Concise);
     let view = if session.stopping {
         view.with_next("it is being stopped; wait_for_completion returns when nothing of it runs any more")

@@ -5,25 +5,26 @@
 
 use std::{
     collections::BTreeMap,
+    sync::Arc,
     time::{Duration, SystemTime},
 };
 
 use muster_proto::{
-    error::{Error, ErrorCode},
-    v1::{Session, SessionStatus, WatchSessionsResponse},
+    error::Error,
+    v1::{ListSessionsRequest, Session, SessionStatus},
 };
-use muster_runtime::backoff::Backoff;
 use rmcp::model::{CallToolResult, JsonObject, Tool};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
-use tonic::Streaming;
 
-use super::{Call, Hints, ToolName, define, progress::Reporter, session_given, structured};
+use super::{
+    Call, Hints, ToolName, define, progress::Reporter, reported::Reported, session_given, structured,
+};
 use crate::{
-    render::view::{Form, SessionView, elapsed, has_ended, status_name},
-    server::Transport,
+    render::view::{Form, SessionView, elapsed, has_ended, one_line, status_name},
+    watches::{Look, Watch},
 };
 
 /// Most sessions of one wait.
@@ -32,21 +33,26 @@ const SESSIONS: usize = 200;
 const SHOWN: usize = 20;
 /// How long the controller may take to show the sessions for the first time.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
-const FIRST_RETRY: Duration = Duration::from_millis(50);
-const LAST_RETRY: Duration = Duration::from_secs(1);
+/// Characters of what a session does in a progress message.
+const ACTIVITY_CHARS: usize = 60;
 
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub(super) struct Args {
-    /// The session to wait for. Or sessionIds.
+    /// The session to wait for. Or sessionIds, or labels.
     session_id: Option<String>,
     /// The sessions to wait for, 1 to 200.
     session_ids: Option<Vec<String>>,
+    /// Instead of ids: the sessions that carry all of these labels when the wait begins.
+    labels: Option<BTreeMap<String, String>>,
     /// all (default): until every one has ended; any: until the first has. One that needs attention ends
     /// both.
     mode: Option<Mode>,
-    /// How long to wait at most. 0: only look. Default depends on the connection (minutes); most 3600.
+    /// How long to wait at most. 0: only look. Default and most depend on the client (minutes).
     timeout_seconds: Option<u32>,
+    /// `cursor` of the wait before: what that reported does not end this wait again. For loops over the same
+    /// sessions.
+    since: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -72,9 +78,13 @@ struct Output {
     timed_out: bool,
     ready: Vec<SessionView>,
     pending: Vec<SessionView>,
+    /// Ended and reported by an earlier wait.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    reported_before: Vec<String>,
     waited_seconds: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
     capped_to: Option<u64>,
+    cursor: String,
     #[serde(skip_serializing_if = "Option::is_none")]
     note: Option<String>,
     next: String,
@@ -86,7 +96,7 @@ pub(super) fn definition() -> Tool {
         "Wait for sessions",
         "Waits until sessions have ended (completed, failed, stopped) or one needs attention, and shows \
          each as it then is. A time-out is a normal result: call again with the sessions that are still \
-         pending.",
+         pending. In a loop with mode \"any\" give since = cursor, and each change is reported once.",
         Hints { read_only: true, destructive: false, idempotent: true, open_world: true },
         &[("anthropic/alwaysLoad", json!(true))],
     )
@@ -97,47 +107,56 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
 }
 
 pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
-    let names = names(&args)?;
-    let default = match call.transport {
-        Transport::Stdio => call.config.stdio_wait,
-        Transport::Http => call.config.http_wait,
-    };
-    let asked = args.timeout_seconds.map_or(default, |seconds| Duration::from_secs(seconds.into()));
-    let most = asked.min(call.config.max_wait);
-    let mut wait = Wait {
+    let since = args.since.as_deref().map(Reported::parse).transpose()?.unwrap_or_default();
+    let names = names(call, &args).await?;
+    let limits = call.waits;
+    let asked = args.timeout_seconds.map_or(limits.default, |seconds| Duration::from_secs(seconds.into()));
+    let most = asked.min(limits.most);
+    let wait = Wait {
         call,
-        names,
+        watch: call.watches.watch(&names),
+        names: names.len(),
         mode: args.mode.unwrap_or_default(),
         began: Instant::now(),
-        sessions: BTreeMap::new(),
+        since,
     };
-    let timed_out = wait.run(most).await?;
-    let mut output = wait.output(timed_out);
+    let seen = wait.run(most).await?;
+    let mut output = wait.output(&seen);
+    let mut notes = Vec::new();
     if asked > most {
         output.capped_to = Some(most.as_secs());
-        output.note = Some(format!("timeoutSeconds was capped to {}", most.as_secs()));
+        notes.push(format!("timeoutSeconds was capped to {}", most.as_secs()));
     }
+    if seen.trouble.is_some() {
+        notes.push("the controller is away: this is what was last seen".to_owned());
+    }
+    output.note = Some(notes.join("; ")).filter(|note| !note.is_empty());
     structured(&output)
 }
 
-fn names(args: &Args) -> Result<Vec<String>, Error> {
-    let mut names = match (&args.session_id, &args.session_ids) {
-        (Some(_), Some(_)) => {
-            return Err(Error::invalid("sessionIds", "give `sessionId` or `sessionIds`, not both"));
-        }
-        (Some(session), None) => vec![session_given(session)?.to_owned()],
-        (None, Some(sessions)) => sessions
+/// The sessions to wait for, each once.
+async fn names(call: &Call<'_>, args: &Args) -> Result<Vec<String>, Error> {
+    let mut names = match (&args.session_id, &args.session_ids, &args.labels) {
+        (Some(session), None, None) => vec![session_given(session)?.to_owned()],
+        (None, Some(sessions), None) => sessions
             .iter()
             .map(|session| session_given(session).map(ToOwned::to_owned))
             .collect::<Result<_, _>>()?,
-        (None, None) => Vec::new(),
+        (None, None, Some(labels)) => labelled(call, labels).await?,
+        (None, None, None) => Vec::new(),
+        _ => {
+            return Err(Error::invalid(
+                "sessionIds",
+                "give one of `sessionId`, `sessionIds` and `labels`, not several",
+            ));
+        }
     };
     names.sort();
     names.dedup();
     if names.is_empty() {
         return Err(Error::invalid(
             "sessionIds",
-            "there is no session to wait for: give `sessionId` or `sessionIds`",
+            "there is no session to wait for: give `sessionId`, `sessionIds` or `labels`",
         )
         .hint("spawn_session and list_sessions give sessionIds"));
     }
@@ -148,186 +167,164 @@ fn names(args: &Args) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
+async fn labelled(call: &Call<'_>, labels: &BTreeMap<String, String>) -> Result<Vec<String>, Error> {
+    if labels.is_empty() {
+        return Err(Error::invalid("labels", "`labels` is empty").hint("name at least one label"));
+    }
+    let request = ListSessionsRequest {
+        labels: labels.clone().into_iter().collect(),
+        limit: u32::try_from(SESSIONS).unwrap_or(u32::MAX),
+        ..ListSessionsRequest::default()
+    };
+    let listed = call.controller.list(request).await?;
+    if listed.sessions.is_empty() {
+        return Err(Error::invalid("labels", "no session carries these labels")
+            .hint("list_sessions with the same labels shows which there are; archived ones do not count"));
+    }
+    if !listed.next_cursor.is_empty() {
+        let message = format!("{} sessions carry these labels, most are {SESSIONS}", listed.total);
+        return Err(Error::invalid("labels", message).hint("add a label that tells fewer sessions apart"));
+    }
+    Ok(listed.sessions.into_iter().map(|session| session.handle).collect())
+}
+
 struct Wait<'a> {
     call: &'a Call<'a>,
-    names: Vec<String>,
+    watch: Watch,
+    /// How many were asked for.
+    names: usize,
     mode: Mode,
     began: Instant,
-    /// By session id, as last seen.
-    sessions: BTreeMap<String, Session>,
+    since: Reported,
 }
 
 impl Wait<'_> {
-    /// Whether it ended by the clock.
-    async fn run(&mut self, most: Duration) -> Result<bool, Error> {
+    /// To the end of the wait; gives what was seen last.
+    async fn run(&self, most: Duration) -> Result<Look, Error> {
         let call = self.call;
         let deadline = self.began + most;
         let mut reporter = Reporter::new(call.progress.clone());
-        let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
         loop {
-            let error = match self.watch(deadline, &mut reporter, &mut backoff).await {
-                Ok(by_clock) => return Ok(by_clock),
-                Err(error) => error,
+            let look = self.watch.look()?;
+            // A look itself is not subject to the time-out: 0 means look once. But it ends: before it a dead
+            // or silent controller is an error soon, while a wait that has begun outlives one.
+            let until = match (look.complete, &look.trouble) {
+                (true, _) if self.satisfied(&look) => return Ok(look),
+                (true, _) => deadline,
+                (false, Some(_)) => self.began + call.config.patience,
+                (false, None) => self.began + FIRST_LOOK.max(call.config.patience),
             };
-            if error.code != ErrorCode::ControllerUnavailable {
-                return Err(error);
-            }
-            // Before the first look a dead controller is an error soon; a wait that has begun outlives one.
-            // A look itself is not subject to the time-out: 0 means look once.
-            let seen = self.has_seen_all();
-            let patience = if seen { deadline } else { self.began + call.config.patience };
-            let retry_at = Instant::now() + backoff.next_delay();
-            if retry_at >= patience {
-                if !seen {
-                    return Err(error);
-                }
-                self.pause(deadline, &mut reporter).await;
-                return Ok(true);
-            }
-            tracing::debug!(error = %error, "watch broke, will subscribe again");
-            if self.pause(retry_at, &mut reporter).await {
-                return Ok(true);
-            }
-        }
-    }
-
-    /// One subscription, to the end of the wait or until it breaks.
-    async fn watch(
-        &mut self,
-        deadline: Instant,
-        reporter: &mut Reporter,
-        backoff: &mut Backoff,
-    ) -> Result<bool, Error> {
-        let call = self.call;
-        let mut stream: Streaming<WatchSessionsResponse> = tokio::select! {
-            opened = call.controller.watch(&self.names) => opened?,
-            () = abandoned(call) => return Ok(true),
-        };
-        // Also a look that is not subject to the time-out ends: a controller may accept a watch and say
-        // nothing.
-        let first_look = Instant::now() + FIRST_LOOK;
-        loop {
-            let seen = self.has_seen_all();
-            let until = if seen { deadline } else { first_look };
             tokio::select! {
                 biased;
-                () = abandoned(call) => return Ok(true),
-                message = stream.message() => {
-                    let message = message
-                        .map_err(|status| call.controller.explain(Error::from_status(&status)))?
-                        .ok_or_else(|| call.controller.explain(closed()))?;
-                    backoff.reset();
-                    for session in message.sessions {
-                        self.sessions.insert(session.session_id.clone(), session);
-                    }
-                    if self.satisfied() {
-                        return Ok(false);
-                    }
-                }
-                () = reporter.due() => reporter.report(&self.progress()),
+                () = abandoned(call) => return Ok(look),
+                () = self.watch.changed() => {}
+                () = reporter.due() => reporter.report(&self.progress(&look)),
                 () = sleep_until(until) => {
-                    return if seen { Ok(true) } else { Err(call.controller.silent()) };
+                    return match look.trouble {
+                        _ if look.complete => Ok(look),
+                        Some(trouble) => Err(trouble),
+                        None => Err(call.controller.silent()),
+                    };
                 }
             }
         }
     }
 
-    /// Until `at`, reporting. Whether the caller is gone.
-    async fn pause(&self, at: Instant, reporter: &mut Reporter) -> bool {
-        loop {
-            tokio::select! {
-                () = abandoned(self.call) => return true,
-                () = reporter.due() => reporter.report(&self.progress()),
-                () = sleep_until(at) => return false,
-            }
-        }
-    }
-
-    /// The first look may come in several messages: a part of it must not pass for the whole.
-    fn has_seen_all(&self) -> bool {
-        let known = |name: &String| {
-            let name = name.to_ascii_lowercase();
-            let is = |text: &str| text.to_ascii_lowercase().starts_with(&name);
-            self.sessions.values().any(|session| is(&session.handle) || is(&session.session_id))
-        };
-        self.names.iter().all(known)
-    }
-
-    fn satisfied(&self) -> bool {
-        if !self.has_seen_all() {
-            return false;
-        }
-        let mut sessions = self.sessions.values();
-        if self.sessions.values().any(needs_attention) {
+    fn satisfied(&self, look: &Look) -> bool {
+        let mut sessions = look.sessions.values();
+        if look.sessions.values().any(|session| needs_attention(session) && !self.since.has(session)) {
             return true;
         }
-        match self.mode {
-            Mode::All => sessions.all(has_ended),
-            Mode::Any => sessions.any(has_ended),
-        }
+        sessions.clone().all(|session| has_ended(session))
+            || (self.mode == Mode::Any
+                && sessions.any(|session| has_ended(session) && !self.since.has(session)))
     }
 
-    /// Built from states and our own words: what a model wrote is not put before people as ours.
-    fn progress(&self) -> String {
+    /// What people see while they wait. What a session does is quoted, short and on one line: it is the
+    /// session's to say.
+    fn progress(&self, look: &Look) -> String {
         let now = SystemTime::now();
-        let done = self.sessions.values().filter(|session| is_ready(session)).count();
-        let all = self.sessions.len().max(self.names.len());
-        let mut text = format!("{done}/{all} done");
-        for session in self.sessions.values().filter(|session| !is_ready(session)).take(5) {
+        let done = look.sessions.values().filter(|session| is_ready(session)).count();
+        let mut text = format!("{done}/{} done", self.names.max(look.sessions.len()));
+        for session in look.sessions.values().filter(|session| !is_ready(session)).take(5) {
+            let doing = one_line(&session.last_activity, ACTIVITY_CHARS)
+                .map(|activity| format!(" \u{201c}{activity}\u{201d}"))
+                .unwrap_or_default();
             let status = status_name(session.status());
-            text.push_str(&format!("; {}: {status} ({} s)", session.handle, elapsed(session, now)));
+            text.push_str(&format!("; {}: {status}{doing} ({} s)", session.handle, elapsed(session, now)));
         }
         text
     }
 
-    fn output(&self, timed_out: bool) -> Output {
-        let (ready, pending): (Vec<&Session>, Vec<&Session>) =
-            self.sessions.values().partition(|session| is_ready(session));
-        let attention = ready.iter().any(|session| needs_attention(session));
-        let reason = match (self.satisfied(), attention) {
-            (true, true) => Reason::NeedsAttention,
-            (true, false) => Reason::Completed,
+    fn output(&self, look: &Look) -> Output {
+        let mut reported = Reported::default();
+        let (mut ready, mut pending, mut before) = (Vec::new(), Vec::new(), Vec::new());
+        for session in look.sessions.values() {
+            match (is_ready(session), self.since.has(session)) {
+                (true, false) => ready.push(session),
+                (true, true) if has_ended(session) => before.push(session.handle.clone()),
+                _ => pending.push(session),
+            }
+            if is_ready(session) {
+                reported.add(session);
+            }
+        }
+        let asking =
+            |sessions: &[&Arc<Session>]| sessions.iter().filter(|session| needs_attention(session)).count();
+        let reason = match (self.satisfied(look), asking(&ready)) {
             (false, _) => Reason::Timeout,
+            (true, 0) => Reason::Completed,
+            (true, _) => Reason::NeedsAttention,
         };
-        let next = match reason {
-            Reason::NeedsAttention => {
-                "answer each session in `ready` that needs attention (attention.answerWith), then wait \
-                 again for all that have not ended"
-                    .to_owned()
-            }
-            Reason::Completed if pending.is_empty() => {
-                "get_session_output with format \"result\" gives an answer; see `next` of each \
-                 session"
-                    .to_owned()
-            }
-            Reason::Completed => format!("{} still run: wait again for those in `pending`", pending.len()),
-            Reason::Timeout => format!(
-                "{} still run: call wait_for_completion again with those in `pending`; do not spawn \
-                 replacements",
-                pending.len()
-            ),
-        };
+        let next = next(reason, pending.len(), asking(&pending));
         Output {
             reason,
-            timed_out: timed_out && reason == Reason::Timeout,
+            timed_out: reason == Reason::Timeout,
             ready: views(&ready, Form::Concise),
             pending: views(&pending, Form::Brief),
+            reported_before: before,
             waited_seconds: self.began.elapsed().as_secs(),
             capped_to: None,
+            cursor: reported.cursor(),
             note: None,
             next,
         }
     }
 }
 
-fn views(sessions: &[&Session], form: Form) -> Vec<SessionView> {
+fn next(reason: Reason, pending: usize, unanswered: usize) -> String {
+    match reason {
+        Reason::NeedsAttention => "answer each session in `ready` that needs attention \
+             (attention.answerWith), then wait again for all that have not ended"
+            .to_owned(),
+        Reason::Completed if pending == 0 => {
+            "get_session_output with format \"result\" gives an answer; see `next` of each session".to_owned()
+        }
+        Reason::Completed => {
+            format!("{pending} still run: wait again for those in `pending`, with since = cursor")
+        }
+        Reason::Timeout if unanswered > 0 => format!(
+            "{unanswered} still need attention, as an earlier wait reported: answer them \
+             (attention.answerWith) and call wait_for_completion again"
+        ),
+        Reason::Timeout => format!(
+            "{pending} still run: call wait_for_completion again with those in `pending`; do not spawn \
+             replacements"
+        ),
+    }
+}
+
+fn views(sessions: &[&Arc<Session>], form: Form) -> Vec<SessionView> {
     // Those that need somebody first: they are what the caller acts on, so they are shown whole.
     let mut sessions = sessions.to_vec();
     sessions.sort_by_key(|session| !needs_attention(session));
     sessions
         .iter()
         .enumerate()
-        .map(|(index, session)| SessionView::new(session, if index < SHOWN { form } else { Form::Brief }))
+        .map(|(index, session)| {
+            let form = if needs_attention(session) { Form::Concise } else { form };
+            SessionView::new(session, if index < SHOWN { form } else { Form::Brief })
+        })
         .collect()
 }
 
@@ -345,8 +342,4 @@ async fn abandoned(call: &Call<'_>) {
         () = call.cancelled.cancelled() => {}
         () = call.hung_up.cancelled() => {}
     }
-}
-
-fn closed() -> Error {
-    Error::new(ErrorCode::ControllerUnavailable, "the controller closed the watch")
 }

@@ -78,7 +78,7 @@ async fn values_out_of_bounds_are_named() {
         ("spawn_session", json!({"prompt": "x", "maxBudgetUsd": -1}), "at least 0"),
         ("wait_for_completion", json!({}), "no session to wait for"),
         ("wait_for_completion", json!({"sessionIds": []}), "no session to wait for"),
-        ("wait_for_completion", json!({"sessionId": "a", "sessionIds": ["b"]}), "not both"),
+        ("wait_for_completion", json!({"sessionId": "a", "sessionIds": ["b"]}), "not several"),
         ("get_session_status", json!({"sessionId": " "}), "is empty"),
     ] {
         let error = farm.error(tool, arguments).await;

@@ -47,6 +47,8 @@ pub struct State {
     pub calls: usize,
     /// Watches that are open.
     pub watchers: usize,
+    /// Watches that were ever opened.
+    pub watches: usize,
     /// Every call and stream fails as if the process were gone.
     pub down: bool,
     /// Output that arrives only for who follows: the worker's last bytes, late.
@@ -309,6 +311,12 @@ impl SessionService for Fake {
             .sessions
             .iter()
             .filter(|session| request.statuses.is_empty() || request.statuses.contains(&session.status))
+            .filter(|session| {
+                let labels = session.spec.as_ref().map(|spec| &spec.labels);
+                request.labels.iter().all(|(key, value)| {
+                    key == "a" || labels.is_some_and(|labels| labels.get(key) == Some(value))
+                })
+            })
             .cloned()
             .collect();
         let to = all.len().min(from + request.limit as usize);
@@ -416,7 +424,11 @@ impl SessionService for Fake {
         for name in request.into_inner().sessions {
             names.push(self.find(&name)?.handle);
         }
-        self.state().watchers += 1;
+        {
+            let mut state = self.state();
+            state.watchers += 1;
+            state.watches += 1;
+        }
         let guard = Watcher(self.clone());
         let mut changes = self.changed.subscribe();
         changes.mark_changed();

@@ -15,7 +15,7 @@ use nix::{
 use super::Context;
 use crate::{
     agent::claude::command,
-    local_state::{Place, SessionDir},
+    local_state::{self, Place, SessionDir},
     shim::{
         client::{self, LinkError, ShimLink},
         files::{AttemptDir, LAUNCH_VERSION, Launch},
@@ -81,6 +81,7 @@ pub(super) fn order(context: &Context, start: &StartSession, facts: &Facts<'_>) 
         return Err(format!("project {} does not allow trust mode on this worker", project.name));
     }
     let place = facts.place.ok_or("the workspace was not made")?;
+    let temporary = local_state::attempt_temporary(&context.config.state_dir, facts.session, start.attempt);
     let traceparent = if facts.traceparent.is_empty() { &start.traceparent } else { facts.traceparent };
     let request = command::Request {
         session: facts.session.as_uuid(),
@@ -88,6 +89,7 @@ pub(super) fn order(context: &Context, start: &StartSession, facts: &Facts<'_>) 
         resume: facts.began,
         trusted: project.trusted,
         traceparent,
+        temporary: temporary.as_deref(),
     };
     Ok(Launch {
         version: LAUNCH_VERSION,
@@ -104,15 +106,20 @@ pub(super) fn order(context: &Context, start: &StartSession, facts: &Facts<'_>) 
     })
 }
 
-/// Writes the order down and starts a shim with it.
+/// Writes the order down and starts a shim with it. `temporary`: the attempt's own folder, made first.
 pub(super) async fn launch(
     context: &Context,
     dir: &AttemptDir,
     launch: Result<Launch, String>,
+    temporary: Option<PathBuf>,
 ) -> Result<ShimLink, LinkError> {
     let launch = launch.map_err(LinkError::Start)?;
     let place = dir.clone();
-    let written = task::spawn_blocking("write launch", move || place.write_launch(&launch)).await;
+    let written = task::spawn_blocking("write launch", move || {
+        temporary.as_deref().map_or(Ok(()), local_state::make_attempt_temporary)?;
+        place.write_launch(&launch)
+    })
+    .await;
     written
         .map_err(std::io::Error::other)
         .and_then(|written| written)

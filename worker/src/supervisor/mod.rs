@@ -15,8 +15,9 @@ mod phase;
 mod session;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     io,
+    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -108,7 +109,28 @@ impl Supervisor {
                 tracing::error!(session.id = %id, error = %error, "session on disk cannot be restored; left as it is");
             }
         }
+        supervisor.reap_temporary();
         Ok(supervisor)
+    }
+
+    /// Removes the temporary folders of attempts that do not run. Listed before it is asked what runs: an attempt runs
+    /// before its folder is made.
+    fn reap_temporary(&self) {
+        let state_dir = &self.context.config.state_dir;
+        let folders = local_state::list_attempts_temporary(state_dir).unwrap_or_default();
+        let running: HashSet<PathBuf> = self
+            .board
+            .entries()
+            .iter()
+            .map(|entry| (entry.session, entry.view()))
+            .filter(|(_, view)| view.running)
+            .filter_map(|(session, view)| local_state::attempt_temporary(state_dir, session, view.attempt))
+            .collect();
+        for folder in folders.into_iter().filter(|folder| !running.contains(folder)) {
+            if let Err(error) = local_state::remove_attempt_temporary(&folder) {
+                tracing::warn!(path = %folder.display(), error = %error, "temporary files of a session stay");
+            }
+        }
     }
 
     fn restore_one(&self, id: SessionId) -> io::Result<()> {

@@ -371,7 +371,8 @@ pub fn git(dir: &Path, args: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).trim().to_owned()
 }
 
-pub const SCRIPTED: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/scripted_claude.py");
+/// Stands for claude; its source says what it understands.
+pub const SCRIPTED: &str = env!("CARGO_BIN_EXE_muster-test-agent");
 
 impl Machine {
     pub fn new(controller: &Controller) -> Self {

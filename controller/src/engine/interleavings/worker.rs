@@ -9,7 +9,7 @@ use futures::{FutureExt as _, Stream, StreamExt as _};
 use muster_proto::{
     ids::{Incarnation, SessionId, WorkerId},
     v1::{
-        AttemptEnded, Attention, AttentionCleared, AttentionRaised, AttentionReason, Capacity,
+        Activity, AttemptEnded, Attention, AttentionCleared, AttentionRaised, AttentionReason, Capacity,
         ConnectResponse, End, EndReason, HeldSession, Hello, Input, InputApplied, PermissionAsk, Project,
         SessionEvent, StartSession, TurnEnded, TurnStarted, Workspace, WorkspaceReady, attention::Ask,
         connect_response::Body, input, session_event::Body as Event,
@@ -21,6 +21,9 @@ use crate::{
     engine::{Attach, Change},
     fleet::link::{self, LinkId},
 };
+
+/// What an attempt that is over calls itself.
+pub(super) const GHOST: &str = "ghost";
 
 /// What may happen to a session on a worker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -316,6 +319,50 @@ impl Fake {
         let event = self.history.get(usize::from(which) % self.history.len().max(1))?;
         let link = self.old_links.last()?;
         Some(self.over(*link, event.clone()))
+    }
+
+    /// What an older attempt of a session here still says. Some of it is numbered on and kept until it is
+    /// acknowledged, as all that is reported; some is best effort and goes at once.
+    pub(super) fn ghost(&mut self, which: u8, what: u8) -> Option<Change> {
+        let old: Vec<_> = self.disk.iter().filter(|(_, held)| held.attempt > 1).collect();
+        let (id, held) = old.get(usize::from(which) % old.len().max(1))?;
+        let (id, attempt) = (**id, held.attempt - 1);
+        let next_input = held.pending.keys().next().copied().unwrap_or(held.last_input + 1);
+        let body = match what % 7 {
+            0 => ended(EndReason::TurnCompleted, true),
+            1 => ended(EndReason::WorkerLost, false),
+            2 => Event::TurnStarted(TurnStarted::default()),
+            3 => Event::AttentionRaised(AttentionRaised {
+                attention: Some(Attention {
+                    attention_id: GHOST.to_owned(),
+                    reason: AttentionReason::Permission.into(),
+                    ask: Some(Ask::Permission(PermissionAsk::default())),
+                    since: None,
+                }),
+            }),
+            4 => {
+                Event::InputApplied(InputApplied { seq: next_input, delivered: true, reason: String::new() })
+            }
+            5 => Event::AttentionCleared(AttentionCleared {
+                attention_id: held.open.first().cloned().unwrap_or_default(),
+            }),
+            _ => {
+                let said = Activity {
+                    text: GHOST.to_owned(),
+                    blocked: GHOST.to_owned(),
+                    permission_mode: String::new(),
+                };
+                let event = SessionEvent {
+                    session_id: id.to_string(),
+                    attempt,
+                    body: Some(Event::Activity(said)),
+                    ..SessionEvent::default()
+                };
+                return Some(self.over(self.link?, event));
+            }
+        };
+        self.say(id, attempt, body);
+        None
     }
 
     fn over(&self, link: LinkId, event: SessionEvent) -> Change {

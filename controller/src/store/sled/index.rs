@@ -4,13 +4,10 @@
 
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
-    sync::{
-        PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{PoisonError, RwLock},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -27,44 +24,44 @@ const GROWN: u64 = 1 << 30;
 const APPLIED: &[u8] = b"\0applied";
 
 pub(super) struct Index {
-    /// None while it cannot be made: reads fail, commits still become durable.
-    db: RwLock<Option<sled::Db>>,
-    /// What was there was moved aside and the new one could not be made yet.
-    tried: AtomicBool,
+    backing: RwLock<Backing>,
+}
+
+/// Where the records are read from.
+enum Backing {
+    Sled(sled::Db),
+    /// sled cannot be had, on a full disk for example: what is durable is read from here until it can.
+    Memory(BTreeMap<String, Entry>),
+}
+
+/// What sled could not do.
+struct Failure {
+    reason: String,
+    /// The disk is full: what is there is not damaged.
+    full: bool,
 }
 
 impl Index {
-    /// Opens the index and makes it equal to `truth`, anew when it has to be.
-    pub(super) fn open(
-        folder: &Path,
-        truth: &BTreeMap<String, Entry>,
-        revision: Revision,
-    ) -> Result<Self, OpenError> {
-        let path = folder.join("index");
-        let existed = path.exists();
-        let tidy = |db: sled::Db| {
-            let fixed = guard(|| reconcile(&db, truth, revision))?;
-            let size = guard(|| db.size_on_disk())?;
-            let live: u64 = truth.iter().map(|(key, entry)| (key.len() + entry.value.len()) as u64).sum();
-            if size > GROWN.max(live * 8) { Err(format!("it grew to {size} bytes")) } else { Ok((db, fixed)) }
+    /// Opens the index and makes it equal to `truth`, anew when it has to be, in memory when sled cannot be
+    /// had.
+    pub(super) fn open(folder: &Path, truth: &BTreeMap<String, Entry>, revision: Revision) -> Self {
+        let backing = match make(&folder.join("index"), truth, revision) {
+            Ok(db) => Backing::Sled(db),
+            Err(Failure { reason, .. }) => {
+                error!(store = %folder.display(), reason,
+                    "the index cannot be made; records are read from memory until it can");
+                Backing::Memory(truth.clone())
+            }
         };
-        match opened(&path).and_then(tidy) {
-            Ok((db, fixed)) => {
-                if existed && fixed > 0 {
-                    info!(records = fixed, "the index was behind the journal and was brought up to it");
-                }
-                Ok(Self { db: RwLock::new(Some(db)), tried: AtomicBool::new(false) })
-            }
-            Err(reason) => {
-                error!(path = %path.display(), reason, "the index is unusable; it is made again");
-                let index = Self { db: RwLock::new(None), tried: AtomicBool::new(false) };
-                index.rebuild(folder, truth, revision)?;
-                Ok(index)
-            }
-        }
+        Self { backing: RwLock::new(backing) }
     }
 
-    /// Moves what is there aside and makes a new one from `truth`.
+    /// Whether sled holds the records.
+    pub(super) fn is_on_disk(&self) -> bool {
+        matches!(*self.backing.read().unwrap_or_else(PoisonError::into_inner), Backing::Sled(_))
+    }
+
+    /// Makes it anew from `truth`; in memory when that fails.
     pub(super) fn rebuild(
         &self,
         folder: &Path,
@@ -72,26 +69,15 @@ impl Index {
         revision: Revision,
     ) -> Result<(), OpenError> {
         let path = folder.join("index");
-        let mut slot = self.db.write().unwrap_or_else(PoisonError::into_inner);
-        let failed = |reason: String| OpenError::Index { path: path.clone(), reason };
-        let old = slot.take();
-        let had_one = old.is_some();
-        guard(|| {
+        let mut backing = self.backing.write().unwrap_or_else(PoisonError::into_inner);
+        // Reads go on from here whatever becomes of sled, which must be closed before it is opened again.
+        let old = std::mem::replace(&mut *backing, Backing::Memory(truth.clone()));
+        let closed = guard(|| {
             drop(old);
             Ok(())
-        })
-        .map_err(failed)?;
-        let tried_before = self.tried.swap(true, Ordering::Relaxed);
-        if path.exists() && !had_one && tried_before {
-            // What an earlier try left: nobody will want to look at it.
-            fs::remove_dir_all(&path).map_err(|error| failed(error.to_string()))?;
-        } else if path.exists() {
-            fs::rename(&path, aside(&path)).map_err(|error| failed(error.to_string()))?;
-        }
-        let db = opened(&path).map_err(failed)?;
-        guard(|| reconcile(&db, truth, revision)).map_err(failed)?;
-        *slot = Some(db);
-        self.tried.store(false, Ordering::Relaxed);
+        });
+        let made = closed.and_then(|()| make(&path, truth, revision));
+        *backing = Backing::Sled(made.map_err(|Failure { reason, .. }| OpenError::Index { path, reason })?);
         Ok(())
     }
 
@@ -101,55 +87,139 @@ impl Index {
         txns: impl Iterator<Item = (Revision, &'a Txn)>,
         revision: Revision,
     ) -> Result<(), String> {
-        let mut batch = sled::Batch::default();
-        for (revision, txn) in txns {
-            for (key, value) in &txn.puts {
-                batch.insert(key.as_bytes(), pack(revision, value));
+        let mut backing = self.backing.write().unwrap_or_else(PoisonError::into_inner);
+        match &mut *backing {
+            Backing::Sled(db) => {
+                let mut batch = sled::Batch::default();
+                for (revision, txn) in txns {
+                    for (key, value) in &txn.puts {
+                        batch.insert(key.as_bytes(), pack(revision, value));
+                    }
+                    for key in &txn.deletes {
+                        batch.remove(key.as_bytes());
+                    }
+                }
+                batch.insert(APPLIED, &revision.to_le_bytes());
+                guard(|| db.apply_batch(batch)).map_err(|failure| failure.reason)
             }
-            for key in &txn.deletes {
-                batch.remove(key.as_bytes());
+            Backing::Memory(entries) => {
+                for (revision, txn) in txns {
+                    apply(entries, revision, txn);
+                }
+                Ok(())
             }
         }
-        batch.insert(APPLIED, &revision.to_le_bytes());
-        self.with(|db| db.apply_batch(batch))
     }
 
     pub(super) fn get(&self, key: &str) -> Result<Option<Entry>, Error> {
-        let packed = self.with(|db| db.get(key.as_bytes())).map_err(Error::Unavailable)?;
-        packed.map(|packed| unpack(&packed)).transpose()
+        match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {
+            Backing::Sled(db) => {
+                let packed = guard(|| db.get(key.as_bytes())).map_err(unavailable)?;
+                packed.map(|packed| unpack(&packed)).transpose()
+            }
+            Backing::Memory(entries) => Ok(entries.get(key).cloned()),
+        }
     }
 
     pub(super) fn scan(&self, prefix: &str) -> Result<Vec<(String, Entry)>, Error> {
-        let found = self
-            .with(|db| db.scan_prefix(prefix.as_bytes()).collect::<Result<Vec<_>, _>>())
-            .map_err(Error::Unavailable)?;
-        let texts = found.iter().filter(|(key, _)| key.as_ref() != APPLIED);
-        texts.map(|(key, packed)| Ok((text(key)?, unpack(packed)?))).collect()
+        match &*self.backing.read().unwrap_or_else(PoisonError::into_inner) {
+            Backing::Sled(db) => {
+                let found = guard(|| db.scan_prefix(prefix.as_bytes()).collect::<Result<Vec<_>, _>>())
+                    .map_err(unavailable)?;
+                let texts = found.iter().filter(|(key, _)| key.as_ref() != APPLIED);
+                texts.map(|(key, packed)| Ok((text(key)?, unpack(packed)?))).collect()
+            }
+            Backing::Memory(entries) => {
+                let from = entries.range(prefix.to_owned()..);
+                let found = from.take_while(|(key, _)| key.starts_with(prefix));
+                Ok(found.map(|(key, entry)| (key.clone(), entry.clone())).collect())
+            }
+        }
     }
 
     /// Lets the next open find little to do.
     pub(super) fn flush(&self) {
-        if let Err(reason) = self.with(|db| db.flush()) {
+        let backing = self.backing.read().unwrap_or_else(PoisonError::into_inner);
+        if let Backing::Sled(db) = &*backing
+            && let Err(Failure { reason, .. }) = guard(|| db.flush())
+        {
             info!(reason, "the index was not flushed; the next start makes up for it");
         }
     }
+}
 
-    fn with<T>(&self, work: impl FnOnce(&sled::Db) -> sled::Result<T>) -> Result<T, String> {
-        let slot = self.db.read().unwrap_or_else(PoisonError::into_inner);
-        let db = slot.as_ref().ok_or("the index could not be made")?;
-        guard(|| work(db))
+/// Opens what is at `path` and makes it equal to `truth`; what is unusable is moved aside and made anew.
+fn make(path: &Path, truth: &BTreeMap<String, Entry>, revision: Revision) -> Result<sled::Db, Failure> {
+    let existed = path.exists();
+    let failure = match opened(path).and_then(|db| tidy(db, truth, revision)) {
+        Ok((db, fixed)) => {
+            if existed && fixed > 0 {
+                info!(records = fixed, "the index was behind the journal and was brought up to it");
+            }
+            return Ok(db);
+        }
+        Err(failure) if failure.full => return Err(failure),
+        Err(failure) => failure,
+    };
+    error!(path = %path.display(), reason = failure.reason,
+        "the index is unusable; it is moved aside and made again");
+    let failed = |error: io::Error| Failure { full: is_full(&error), reason: error.to_string() };
+    if path.exists() {
+        fs::rename(path, aside(path)).map_err(failed)?;
+    }
+    let made = opened(path).and_then(|db| tidy(db, truth, revision)).map(|(db, _)| db);
+    if made.is_err() {
+        // Half an index only takes the room that is missing; if it stays, the next try replaces it.
+        let _ = fs::remove_dir_all(path);
+    }
+    made
+}
+
+/// Makes `db` equal to `truth`; returns how many records differed.
+fn tidy(
+    db: sled::Db,
+    truth: &BTreeMap<String, Entry>,
+    revision: Revision,
+) -> Result<(sled::Db, usize), Failure> {
+    let fixed = guard(|| reconcile(&db, truth, revision))?;
+    let size = guard(|| db.size_on_disk())?;
+    let live: u64 = truth.iter().map(|(key, entry)| (key.len() + entry.value.len()) as u64).sum();
+    if size > GROWN.max(live * 8) {
+        return Err(Failure { reason: format!("it grew to {size} bytes"), full: false });
+    }
+    Ok((db, fixed))
+}
+
+/// What one transaction makes of `entries`.
+pub(super) fn apply(entries: &mut BTreeMap<String, Entry>, revision: Revision, txn: &Txn) {
+    for (key, value) in &txn.puts {
+        entries.insert(key.clone(), Entry { value: value.clone(), revision });
+    }
+    for key in &txn.deletes {
+        entries.remove(key);
     }
 }
 
-fn opened(path: &Path) -> Result<sled::Db, String> {
+fn unavailable(failure: Failure) -> Error {
+    Error::Unavailable(failure.reason)
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+fn opened(path: &Path) -> Result<sled::Db, Failure> {
     guard(|| sled::Config::new().path(path).cache_capacity(CACHE).open())
 }
 
 /// Runs sled code; a panic of it becomes an error.
-fn guard<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, String> {
+fn guard<T>(work: impl FnOnce() -> sled::Result<T>) -> Result<T, Failure> {
     match catch_unwind(AssertUnwindSafe(work)) {
-        Ok(result) => result.map_err(|error| error.to_string()),
-        Err(_) => Err("sled panicked".to_owned()),
+        Ok(result) => result.map_err(|error| Failure {
+            full: matches!(&error, sled::Error::Io(error) if is_full(error)),
+            reason: error.to_string(),
+        }),
+        Err(_) => Err(Failure { reason: "sled panicked".to_owned(), full: false }),
     }
 }
 

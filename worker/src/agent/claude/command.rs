@@ -4,7 +4,7 @@
 //! flag. The environment is made, not inherited: an allow-list of what a program needs, and what the worker's
 //! configuration names.
 
-use std::{collections::BTreeMap, env};
+use std::{collections::BTreeMap, env, path::Path};
 
 use muster_proto::v1::SessionSpec;
 use uuid::Uuid;
@@ -29,6 +29,8 @@ pub struct Request<'a> {
     pub trusted: bool,
     /// W3C trace context for claude's own spans; empty: none.
     pub traceparent: &'a str,
+    /// An existing folder for what claude and its tools leave behind while they run; `None`: the machine's own.
+    pub temporary: Option<&'a Path>,
 }
 
 /// The arguments after the program's name.
@@ -107,6 +109,14 @@ pub fn env(config: &ClaudeConfig, request: &Request<'_>) -> BTreeMap<String, Str
         // claude refuses to skip permissions as root unless it is told that this is a sandbox.
         variables.insert("IS_SANDBOX".to_owned(), "1".to_owned());
     }
+    if let Some(temporary) = request.temporary.and_then(Path::to_str) {
+        // Where claude keeps files of its tools, and its sockets unless there is an XDG_RUNTIME_DIR.
+        for name in ["CLAUDE_CODE_TMPDIR", "XDG_RUNTIME_DIR"] {
+            if !config.env.contains_key(name) {
+                variables.insert(name.to_owned(), temporary.to_owned());
+            }
+        }
+    }
     if !request.traceparent.is_empty() {
         variables.insert("TRACEPARENT".to_owned(), request.traceparent.to_owned());
     }
@@ -118,7 +128,7 @@ mod tests {
     use super::*;
 
     fn request<'a>(session: &'a Uuid, spec: &'a SessionSpec) -> Request<'a> {
-        Request { session, spec, resume: false, trusted: false, traceparent: "" }
+        Request { session, spec, resume: false, trusted: false, traceparent: "", temporary: None }
     }
 
     #[test]
@@ -172,7 +182,12 @@ mod tests {
         let spec = SessionSpec::default();
         let mut config = ClaudeConfig::default();
         config.env.insert("ANTHROPIC_BASE_URL".to_owned(), "http://127.0.0.1:1".to_owned());
-        let traced = Request { traceparent: "00-1-2-01", ..request(&session, &spec) };
+        config.env.insert("XDG_RUNTIME_DIR".to_owned(), "/run/chosen".to_owned());
+        let traced = Request {
+            traceparent: "00-1-2-01",
+            temporary: Some(Path::new("/own")),
+            ..request(&session, &spec)
+        };
         let variables = env(&config, &traced);
         assert!(
             !variables.keys().any(|name| name.starts_with("CARGO")),
@@ -180,6 +195,8 @@ mod tests {
         );
         assert_eq!(variables["TRACEPARENT"], "00-1-2-01");
         assert_eq!(variables["ANTHROPIC_BASE_URL"], "http://127.0.0.1:1");
+        assert_eq!(variables["CLAUDE_CODE_TMPDIR"], "/own");
+        assert_eq!(variables["XDG_RUNTIME_DIR"], "/run/chosen", "the operator's word is the last");
         assert_eq!(variables[SESSION_VARIABLE], session.to_string());
         assert!(!variables.contains_key("IS_SANDBOX"));
     }

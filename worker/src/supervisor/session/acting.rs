@@ -1,6 +1,7 @@
 //! Performing what an attempt decided: events made durable first, then orders, launches, the rest.
 
 use std::{
+    path::PathBuf,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -10,7 +11,7 @@ use muster_runtime::task;
 use tracing::info_span;
 
 use super::{Attempt, Draft, Effect, Held, Op, Session, launching};
-use crate::shim::protocol::ToShim;
+use crate::{local_state, shim::protocol::ToShim};
 
 /// Activity is told at most this often.
 const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
@@ -67,6 +68,7 @@ impl Session {
             Effect::Over => {
                 if let Some(run) = self.run.take() {
                     self.record.note_usage(run.attempt.fold.raw_usage());
+                    self.remove_temporary(run.attempt.start.attempt);
                 }
                 self.write_record().await;
                 let end = self.spool_end();
@@ -126,10 +128,25 @@ impl Session {
                 traceparent: &traceparent,
             },
         );
-        let context = Arc::clone(&self.context);
+        let (context, temporary) = (Arc::clone(&self.context), self.temporary(attempt));
         self.work(attempt, "launch", span, async move {
-            Op::Launched(launching::launch(&context, &dir, launch).await)
+            Op::Launched(launching::launch(&context, &dir, launch, temporary).await)
         });
+    }
+
+    fn temporary(&self, attempt: u32) -> Option<PathBuf> {
+        local_state::attempt_temporary(&self.context.config.state_dir, self.id, attempt)
+    }
+
+    /// In the background: tools may have left much there. What resists is found by the next cleaning.
+    fn remove_temporary(&self, attempt: u32) {
+        let Some(path) = self.temporary(attempt) else { return };
+        task::spawn_blocking("remove temporary", move || {
+            if let Err(error) = local_state::remove_attempt_temporary(&path) {
+                tracing::warn!(path = %path.display(), error = %error, "temporary files of a session stay");
+            }
+        })
+        .detach();
     }
 
     pub(super) fn tell_activity(&mut self, text: String) {
