@@ -95,7 +95,9 @@ fn script() -> Vec<Turn> {
 
 async fn orchestrate(farm: &Farm, claude: &Claude, server: &Value, arguments: &[&str]) {
     let front = farm.fleet.folder().join("front");
-    fs::create_dir_all(front.join("home")).unwrap();
+    for folder in ["home", "tmp"] {
+        fs::create_dir_all(front.join(folder)).unwrap();
+    }
     let prompt = scripted_prompt("run the farm", &script());
     let config = json!({ "mcpServers": { "muster": server } }).to_string();
     let mut command = front_claude(farm, claude, &front);
@@ -122,6 +124,7 @@ fn front_claude(farm: &Farm, claude: &Claude, front: &Path) -> Command {
     command
         .current_dir(front)
         .env("HOME", front.join("home"))
+        .env("CLAUDE_CODE_TMPDIR", front.join("tmp"))
         .env("ANTHROPIC_BASE_URL", farm.fleet.api().url())
         .env("ANTHROPIC_API_KEY", "sk-offline")
         .env("CLAUDE_CODE_MAX_RETRIES", "1")
