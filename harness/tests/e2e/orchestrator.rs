@@ -125,6 +125,7 @@ fn front_claude(farm: &Farm, claude: &Claude, front: &Path) -> Command {
         .current_dir(front)
         .env("HOME", front.join("home"))
         .env("CLAUDE_CODE_TMPDIR", front.join("tmp"))
+        .env("TMPDIR", front.join("tmp"))
         .env("ANTHROPIC_BASE_URL", farm.fleet.api().url())
         .env("ANTHROPIC_API_KEY", "sk-offline")
         .env("CLAUDE_CODE_MAX_RETRIES", "1")
