@@ -39,9 +39,9 @@ pub use process::Process;
 /// Name of the project every worker serves unless told otherwise.
 pub const PROJECT: &str = "scratch";
 /// A process that has not come up by then never will.
-pub(crate) const START_LIMIT: Duration = Duration::from_secs(30);
+pub(crate) const START_LIMIT: Duration = Duration::from_secs(90);
 /// What an orderly end of everything may take; survivors past it are a defect.
-const END_LIMIT: Duration = Duration::from_secs(15);
+const END_LIMIT: Duration = Duration::from_secs(60);
 /// Lines of each log shown when a test fails.
 const LOG_TAIL: usize = 60;
 

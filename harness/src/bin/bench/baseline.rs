@@ -74,11 +74,21 @@ pub fn programs_a_second(folder: &Path, count: usize) -> anyhow::Result<f64> {
     Ok(count as f64 / began.elapsed().as_secs_f64())
 }
 
-/// Reads all that `turns` print in a bare loop. Bytes and time.
-pub fn read_loop(folder: &Path, turns: &[Turn]) -> anyhow::Result<(u64, Duration)> {
+/// Reads all that `turns` print in a bare loop, and writes it to `file` if there is one. Bytes and time.
+pub fn read_loop(folder: &Path, turns: &[Turn], file: Option<&Path>) -> anyhow::Result<(u64, Duration)> {
     let began = Instant::now();
     let mut bare = start(folder, turns)?;
-    let bytes = drain(&mut bare);
+    let bytes = match file {
+        None => drain(&mut bare),
+        Some(path) => {
+            let (mut file, mut buffer, mut bytes) = (File::create(path)?, vec![0; 1 << 16], 0);
+            while let Ok(count @ 1..) = bare.master.read(&mut buffer) {
+                file.write_all(&buffer[..count])?;
+                bytes += count as u64;
+            }
+            bytes
+        }
+    };
     let took = began.elapsed();
     bare.child.wait()?;
     Ok((bytes, took))

@@ -17,7 +17,7 @@ use tokio::{io::AsyncReadExt as _, time::timeout};
 
 use crate::{
     Effort, baseline,
-    figures::{Samples, Table},
+    figures::{Samples, Table, megabytes_a_second, per_second},
     memory::{mib, pss_kib},
 };
 
@@ -173,9 +173,19 @@ impl Farm {
         follower.wait().await?;
         ensure!(bytes > self.effort.bytes, "the reader got {bytes} bytes of {}", self.effort.bytes);
         let folder = self.fleet.repo().path().to_owned();
-        let bare = move || baseline::read_loop(&folder, &turns);
-        let (bare_bytes, bare_took) = tokio::task::spawn_blocking(bare).await??;
-        let beside = format!("{} bare PTY read loop", megabytes_a_second(bare_bytes, bare_took));
+        let bare = move || {
+            let read = baseline::read_loop(&folder, &turns, None)?;
+            let file = folder.join("bare-output");
+            let kept = baseline::read_loop(&folder, &turns, Some(&file))?;
+            std::fs::remove_file(&file)?;
+            anyhow::Ok((read, kept))
+        };
+        let (read, kept) = tokio::task::spawn_blocking(bare).await??;
+        let beside = format!(
+            "{} bare PTY read loop, {} into a file",
+            megabytes_a_second(read.0, read.1),
+            megabytes_a_second(kept.0, kept.1)
+        );
         table.row("PTY -> following reader", &megabytes_a_second(bytes, took), &beside);
         Ok(())
     }
@@ -225,14 +235,4 @@ fn noted(folder: &Path, id: &str, moment: &str) -> anyhow::Result<SystemTime> {
     let micros = notes.filter(|note| note["moment"] == moment).find_map(|note| note["unixMicros"].as_u64());
     let micros = micros.with_context(|| format!("the program did not note {moment}"))?;
     Ok(SystemTime::UNIX_EPOCH + Duration::from_micros(micros))
-}
-
-#[allow(clippy::cast_precision_loss, reason = "thousands")]
-fn per_second(count: usize, took: Duration) -> String {
-    format!("{:.0}/s", count as f64 / took.as_secs_f64())
-}
-
-#[allow(clippy::cast_precision_loss, reason = "gigabytes stay far below 2^52")]
-fn megabytes_a_second(bytes: u64, took: Duration) -> String {
-    format!("{:.0} MB/s", bytes as f64 / took.as_secs_f64() / 1e6)
 }

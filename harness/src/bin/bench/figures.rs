@@ -50,3 +50,15 @@ impl fmt::Display for Table {
         Ok(())
     }
 }
+
+/// `12/s`.
+#[allow(clippy::cast_precision_loss, reason = "thousands")]
+pub fn per_second(count: usize, took: Duration) -> String {
+    format!("{:.0}/s", count as f64 / took.as_secs_f64())
+}
+
+/// `12 MB/s`.
+#[allow(clippy::cast_precision_loss, reason = "gigabytes stay far below 2^52")]
+pub fn megabytes_a_second(bytes: u64, took: Duration) -> String {
+    format!("{:.0} MB/s", bytes as f64 / took.as_secs_f64() / 1e6)
+}
