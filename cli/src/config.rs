@@ -107,6 +107,7 @@ mod tests {
             ("store", "\"memory\""),
             ("log-format", "\"json\""),
             ("slots", "3"),
+            ("keep-archived", "7"),
             ("label", "[\"a=b\"]"),
             ("project", "[\"a=/b\"]"),
             ("trust-project", "[\"a\"]"),

@@ -3,6 +3,7 @@
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{Args, ValueEnum};
@@ -32,6 +33,9 @@ pub struct Options {
     /// What keeps the records; `memory` forgets them at the end [default: sled]
     #[arg(long, env = "MUSTER_STORE", hide_env_values = true, value_name = "KIND")]
     store: Option<Store>,
+    /// Forget archived sessions, with their output, after so many days; 0 keeps them for ever [default: 30]
+    #[arg(long, env = "MUSTER_KEEP_ARCHIVED", hide_env_values = true, value_name = "DAYS")]
+    keep_archived: Option<u32>,
     /// Read options from this TOML file; its keys are the flags
     #[arg(long, env = "MUSTER_CONFIG", hide_env_values = true, value_name = "FILE")]
     #[serde(skip)]
@@ -62,6 +66,7 @@ impl Layer for Options {
             state_dir: self.state_dir.or(lower.state_dir),
             port_file: self.port_file.or(lower.port_file),
             store: self.store.or(lower.store),
+            keep_archived: self.keep_archived.or(lower.keep_archived),
             config: self.config,
             logs: self.logs.or(lower.logs),
         }
@@ -86,6 +91,9 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
     if options.store == Some(Store::Memory) {
         config.store = StoreKind::Memory;
     }
+    if let Some(days) = options.keep_archived {
+        config.keep_ended = keep_archived(days);
+    }
     super::run("muster-controller", &options.logs, async |shutdown| {
         let controller = Controller::start(config, shutdown).await.map_err(|error| start_failed(&error))?;
         address::write_port_file(options.port_file.as_deref(), controller.local_addr())?;
@@ -94,7 +102,23 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
     })
 }
 
+/// How long; none is for ever.
+fn keep_archived(days: u32) -> Option<Duration> {
+    (days > 0).then(|| Duration::from_secs(24 * 3600 * u64::from(days)))
+}
+
 /// A controller that did not start.
 pub fn start_failed(error: &muster_controller::StartError) -> Failure {
     Failure::new(Exit::Failed, "the controller cannot start").caused_by(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_days_is_for_ever() {
+        assert_eq!(keep_archived(0), None);
+        assert_eq!(keep_archived(2), Some(Duration::from_secs(172_800)));
+    }
 }
