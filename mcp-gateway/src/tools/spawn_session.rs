@@ -143,6 +143,6 @@ fn spec(args: Args) -> SessionSpec {
         title: args.title.unwrap_or_default(),
         labels: args.labels.unwrap_or_default().into_iter().collect(),
         parent_session: args.parent_session.unwrap_or_default(),
-        required_labels: std::collections::HashMap::default(),
+        ..SessionSpec::default()
     }
 }
