@@ -103,7 +103,9 @@ const fn default_hint(code: ErrorCode) -> &'static str {
         ErrorCode::Unauthenticated => "give the gateway a certificate or token the controller knows",
         ErrorCode::PermissionDenied => "the gateway's role does not allow this; ask whoever runs the farm",
         ErrorCode::VersionMismatch => "upgrade the older side",
-        ErrorCode::Internal | ErrorCode::Unspecified => "this is a defect in muster; its log says more",
+        ErrorCode::Internal => "this is a defect in muster; its log says more",
+        // A newer controller may know more.
+        _ => "",
     }
 }
 

@@ -1,12 +1,14 @@
-//! The nine tools: their names, their definitions, and the way from a name to its code.
+//! The eleven tools: their names, their definitions, and the way from a name to its code.
 //!
 //! One file a tool: what it takes, what it says, what it does. Invariant: a call that fails in its arguments
 //! has asked the controller nothing.
 
 mod archive_session;
+mod get_farm_status;
 mod get_session_changes;
 mod get_session_output;
 mod get_session_status;
+mod integrate_session;
 mod list_sessions;
 mod output_page;
 mod progress;
@@ -140,7 +142,9 @@ tools! {
     SendInput = send_input,
     WaitForCompletion = wait_for_completion,
     StopSession = stop_session,
+    IntegrateSession = integrate_session,
     ArchiveSession = archive_session,
+    GetFarmStatus = get_farm_status,
 }
 
 /// How a tool behaves, for clients that ask people by it.
