@@ -43,7 +43,7 @@ fn argument(field: &str) -> &str {
 }
 
 /// `code: what happened. what to do next.`
-fn to_text(error: &Error) -> String {
+pub(crate) fn to_text(error: &Error) -> String {
     // It may quote what git or claude said, and that what a session wrote: one short line of plain text.
     let message = one_line(&error.message, MESSAGE_CHARS).unwrap_or_default();
     let message = message.trim_end_matches('.');

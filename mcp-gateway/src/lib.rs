@@ -13,10 +13,13 @@ mod early_sse;
 mod error;
 mod http;
 mod limits;
+mod prompts;
 pub mod render;
+mod resources;
 mod schema;
 mod server;
 mod stdio;
+mod subscriptions;
 mod tools;
 mod watches;
 

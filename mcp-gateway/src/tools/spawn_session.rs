@@ -15,6 +15,7 @@ use super::{Call, Hints, RequestId, ToolName, define, structured};
 use crate::{
     controller::required,
     render::view::{Form, SessionView},
+    resources,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -123,10 +124,14 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
         other => other?,
     };
     let session = required(response.session)?;
-    structured(&Output {
+    let mut result = structured(&Output {
         session: SessionView::new(&session, Form::Concise),
         replayed: response.replayed.then_some(true),
-    })
+    })?;
+    if call.links {
+        result.content.push(resources::link(&session));
+    }
+    Ok(result)
 }
 
 fn spec(args: Args) -> SessionSpec {
