@@ -33,6 +33,7 @@ use tracing::{error, info, warn};
 use crate::{
     fleet::queries::{self, Queries},
     output::Replicas,
+    scheduler::Policy,
     state_dir::{StateDir, StateDirError},
     store::{memory::Memory, sled::Sled},
 };
@@ -67,12 +68,15 @@ pub struct Config {
     /// How long a session is kept once it is archived; then its record and its output are removed. None: for
     /// ever. Sessions that are not archived, or whose worktree is still there, are always kept.
     pub keep_ended: Option<Duration>,
+    /// How the farm is shared between callers and projects.
+    pub policy: Policy,
 }
 
 impl Config {
-    /// The defaults: sled, a heartbeat every 2 s, unreachable after 10 s, archived sessions kept for 30 days.
+    /// The defaults: sled, a heartbeat every 2 s, unreachable after 10 s, archived sessions kept for 30 days,
+    /// everybody alike.
     #[must_use]
-    pub const fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
+    pub fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
         Self {
             listen,
             state_dir,
@@ -80,6 +84,7 @@ impl Config {
             heartbeat_interval: Duration::from_secs(2),
             unreachable_after: Duration::from_secs(10),
             keep_ended: Some(Duration::from_secs(30 * 24 * 3600)),
+            policy: Policy::default(),
         }
     }
 }
@@ -151,6 +156,7 @@ impl Controller {
             tick: (config.heartbeat_interval / 2).max(Duration::from_millis(10)),
             unreachable_after: config.unreachable_after,
             keep_ended: config.keep_ended,
+            policy: config.policy,
         };
         let stop_engine = Shutdown::new();
         let (handle, mut engine) =

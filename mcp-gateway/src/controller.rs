@@ -10,11 +10,12 @@ use muster_proto::{
     error::{Error, ErrorCode},
     limits,
     v1::{
-        ArchiveSessionRequest, ArchiveSessionResponse, GetChangesRequest, GetChangesResponse,
-        GetSessionRequest, ListSessionsRequest, ListSessionsResponse, ReadOutputRequest, ReadOutputResponse,
+        ArchiveSessionRequest, ArchiveSessionResponse, FetchBundleRequest, FetchBundleResponse,
+        GetChangesRequest, GetChangesResponse, GetSessionRequest, ListSessionsRequest, ListSessionsResponse,
+        ListWorkersRequest, PushBranchRequest, PushBranchResponse, ReadOutputRequest, ReadOutputResponse,
         SendInputRequest, SendInputResponse, Session, SpawnSessionRequest, SpawnSessionResponse,
-        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse,
-        session_service_client::SessionServiceClient,
+        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse, Worker,
+        admin_service_client::AdminServiceClient, session_service_client::SessionServiceClient,
     },
 };
 use muster_runtime::{
@@ -27,6 +28,7 @@ use tonic::{Response, Status, Streaming, service::interceptor::InterceptedServic
 use crate::Config;
 
 type Client = SessionServiceClient<InterceptedService<Channel, TraceInterceptor>>;
+type Admin = AdminServiceClient<InterceptedService<Channel, TraceInterceptor>>;
 
 /// A call that has no answer after this long is given up: the controller waits at most 10 s for anything.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -44,6 +46,7 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 #[derive(Debug, Clone)]
 pub(crate) struct Controller {
     client: Client,
+    admin: Admin,
     address: String,
     patience: Duration,
 }
@@ -62,10 +65,12 @@ pub(crate) struct Span<'a> {
 impl Controller {
     pub(crate) fn new(config: &Config) -> Result<Self, ConnectError> {
         let channel = grpc::connect(&config.controller)?;
+        let admin = AdminServiceClient::with_interceptor(channel.clone(), TraceInterceptor)
+            .max_decoding_message_size(ANSWER_BYTES);
         let client = SessionServiceClient::with_interceptor(channel, TraceInterceptor)
             .max_decoding_message_size(ANSWER_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);
-        Ok(Self { client, address: config.controller.clone(), patience: config.patience })
+        Ok(Self { client, admin, address: config.controller.clone(), patience: config.patience })
     }
 
     /// `request.request_id` must not be empty: without one a retry could spawn twice.
@@ -130,6 +135,51 @@ impl Controller {
             async move { client.get_changes(request).await }
         })
         .await
+    }
+
+    /// Never forced, so a repetition finds it done.
+    pub(crate) async fn push(&self, request: PushBranchRequest) -> Result<PushBranchResponse, Error> {
+        self.call_within(WORKER_TIMEOUT, |mut client| {
+            let request = request.clone();
+            async move { client.push_branch(request).await }
+        })
+        .await
+    }
+
+    /// Hands each part of a session's bundle to `take`, which says whether it wants more. A bundle that breaks
+    /// off is an error: another would begin anew.
+    pub(crate) async fn bundle(
+        &self,
+        session: &str,
+        mut take: impl FnMut(&[u8]) -> bool + Send,
+    ) -> Result<(), Error> {
+        let request = FetchBundleRequest { session: session.to_owned() };
+        let mut stream: Streaming<FetchBundleResponse> = self
+            .call_within(WORKER_TIMEOUT, |mut client| {
+                let request = request.clone();
+                async move { client.fetch_bundle(request).await }
+            })
+            .await?;
+        loop {
+            match timeout(WORKER_TIMEOUT, stream.message()).await {
+                Ok(Ok(Some(part))) if part.data.is_empty() || take(&part.data) => {}
+                Ok(Ok(_)) => return Ok(()),
+                Ok(Err(status)) => return Err(self.explain(Error::from_status(&status))),
+                Err(_) => return Err(self.silent_for(WORKER_TIMEOUT)),
+            }
+        }
+    }
+
+    /// Every worker the controller has seen.
+    pub(crate) async fn workers(&self) -> Result<Vec<Worker>, Error> {
+        let admin = self.admin.clone();
+        let response = self
+            .call(move |_| {
+                let mut admin = admin.clone();
+                async move { admin.list_workers(ListWorkersRequest {}).await }
+            })
+            .await?;
+        Ok(response.workers)
     }
 
     /// Opens a watch, once: the caller decides how long a wait is worth retrying.

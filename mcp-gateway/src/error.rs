@@ -8,6 +8,8 @@ use muster_proto::error::{Error, ErrorCode};
 use rmcp::model::{CallToolResult, ContentBlock, JsonObject, MetaObject};
 use serde_json::Value;
 
+use crate::render::view::one_line;
+
 /// Key of the error code in `_meta`, for programs.
 pub(crate) const META_ERROR: &str = "muster/error";
 
@@ -20,6 +22,9 @@ pub(crate) fn to_result(error: &Error) -> CallToolResult {
     result.meta = Some(MetaObject(meta));
     result
 }
+
+/// Longest message, in characters.
+const MESSAGE_CHARS: usize = 600;
 
 /// How a message begins that leaves out its subject, the field.
 const PREDICATES: [&str; 5] = ["is ", "has ", "holds ", "names ", "begins "];
@@ -38,8 +43,10 @@ fn argument(field: &str) -> &str {
 }
 
 /// `code: what happened. what to do next.`
-fn to_text(error: &Error) -> String {
-    let message = error.message.trim_end_matches('.');
+pub(crate) fn to_text(error: &Error) -> String {
+    // It may quote what git or claude said, and that what a session wrote: one short line of plain text.
+    let message = one_line(&error.message, MESSAGE_CHARS).unwrap_or_default();
+    let message = message.trim_end_matches('.');
     let field = argument(&error.field);
     let what = if field.is_empty() || message.contains(field) || message.contains(&error.field) {
         message.to_owned()
@@ -92,8 +99,13 @@ const fn default_hint(code: ErrorCode) -> &'static str {
              this project in the worker's configuration"
         }
         ErrorCode::GitFailed => "the message quotes git; put right what it names, then call again",
+        ErrorCode::WorkerNotFound => "name a worker that has joined",
+        ErrorCode::Unauthenticated => "give the gateway a certificate or token the controller knows",
+        ErrorCode::PermissionDenied => "the gateway's role does not allow this; ask whoever runs the farm",
         ErrorCode::VersionMismatch => "upgrade the older side",
-        ErrorCode::Internal | ErrorCode::Unspecified => "this is a defect in muster; its log says more",
+        ErrorCode::Internal => "this is a defect in muster; its log says more",
+        // A newer controller may know more.
+        _ => "",
     }
 }
 

@@ -101,7 +101,7 @@ fn router(config: Config, controller: Controller, shutdown: &Shutdown) -> Router
         .with_max_request_body_bytes(BODY_BYTES)
         .with_cancellation_token(shutdown.token());
     let server = Server::new(config, controller, Transport::Http);
-    let service = StreamableHttpService::new(move || Ok(server.clone()), Arc::new(sessions), mcp);
+    let service = StreamableHttpService::new(move || Ok(server.anew()), Arc::new(sessions), mcp);
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(early_sse))

@@ -1,4 +1,4 @@
-//! The MCP gateway of muster: translates the nine tools into calls of the controller, and its answers into
+//! The MCP gateway of muster: translates the eleven tools into calls of the controller, and its answers into
 //! text and JSON a model can act on.
 //!
 //! Owns no state that matters: sessions live in the controller, so a gateway may die and another take its
@@ -7,15 +7,19 @@
 //! its work twice.
 
 mod args;
+mod bundles;
 mod controller;
 mod early_sse;
 mod error;
 mod http;
 mod limits;
+mod prompts;
 pub mod render;
+mod resources;
 mod schema;
 mod server;
 mod stdio;
+mod subscriptions;
 mod tools;
 mod watches;
 

@@ -13,6 +13,8 @@ use serde_json::{Value, json};
 /// How deep an output schema describes: the model reads the values, not the schema, and each level costs
 /// tokens in every conversation that loads the tools.
 const OUTPUT_DEPTH: usize = 1;
+/// Most fields an output schema lists one by one.
+const OUTPUT_FIELDS: usize = 24;
 
 /// Schema of a tool's arguments, with descriptions.
 pub(crate) fn input<T: JsonSchema>() -> Arc<JsonObject> {
@@ -29,7 +31,18 @@ pub(crate) fn output<T: JsonSchema>() -> Arc<JsonObject> {
     let mut schema = settings.into_generator().into_root_schema_for::<T>().to_value();
     plain(&mut schema);
     shallow(&mut schema, OUTPUT_DEPTH);
+    only_certain(&mut schema);
     object(schema)
+}
+
+/// Of a result with very many fields only those that are always there: the rest is allowed all the same.
+fn only_certain(schema: &mut Value) {
+    let required = schema.get("required").and_then(Value::as_array).cloned().unwrap_or_default();
+    if let Some(Value::Object(properties)) = schema.get_mut("properties")
+        && properties.len() > OUTPUT_FIELDS
+    {
+        properties.retain(|name, _| required.iter().any(|required| required == name));
+    }
 }
 
 fn object(mut schema: Value) -> Arc<JsonObject> {

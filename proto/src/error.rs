@@ -85,6 +85,8 @@ impl Error {
             }
             Code::InvalidArgument | Code::OutOfRange => ErrorCode::InvalidArgument,
             Code::ResourceExhausted => ErrorCode::LimitReached,
+            Code::Unauthenticated => ErrorCode::Unauthenticated,
+            Code::PermissionDenied => ErrorCode::PermissionDenied,
             _ => ErrorCode::Internal,
         };
         Self::new(code, status.message())
@@ -101,7 +103,8 @@ pub fn code_name(code: ErrorCode) -> String {
 const fn grpc_code(code: ErrorCode) -> Code {
     match code {
         ErrorCode::InvalidArgument | ErrorCode::AmbiguousSession => Code::InvalidArgument,
-        ErrorCode::SessionNotFound | ErrorCode::ProjectNotFound => Code::NotFound,
+        ErrorCode::SessionNotFound | ErrorCode::ProjectNotFound | ErrorCode::WorkerNotFound => Code::NotFound,
+        ErrorCode::Unauthenticated => Code::Unauthenticated,
         ErrorCode::RequestIdConflict => Code::AlreadyExists,
         ErrorCode::AttentionPending
         | ErrorCode::AttentionStale
@@ -111,7 +114,9 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::GitFailed
         | ErrorCode::VersionMismatch => Code::FailedPrecondition,
         ErrorCode::InvalidCursor => Code::OutOfRange,
-        ErrorCode::TrustNotAllowed | ErrorCode::PushNotAllowed => Code::PermissionDenied,
+        ErrorCode::TrustNotAllowed | ErrorCode::PushNotAllowed | ErrorCode::PermissionDenied => {
+            Code::PermissionDenied
+        }
         ErrorCode::LimitReached => Code::ResourceExhausted,
         ErrorCode::StoreUnavailable | ErrorCode::ControllerUnavailable | ErrorCode::WorkerUnreachable => {
             Code::Unavailable

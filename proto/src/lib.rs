@@ -26,6 +26,9 @@ pub mod metadata {
     pub const WORKER: &str = "muster-worker";
     /// Incarnation of the worker that pushes.
     pub const INCARNATION: &str = "muster-incarnation";
+    /// Who a caller on the same machine says it is, for shares and caps: up to 64 characters of `[a-zA-Z0-9._@-]`. Counts
+    /// only where callers are not told apart by certificate or token.
+    pub const CALLER: &str = "muster-caller";
     /// Binary trailer of a failed call: an encoded [`crate::v1::ErrorDetail`].
     pub const ERROR: &str = "muster-error-bin";
 }

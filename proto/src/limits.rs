@@ -26,5 +26,7 @@ pub const RESULT_TEXT_BYTES: usize = 64 << 10;
 pub const ACTIVITY_CHARS: usize = 160;
 /// Most sessions one list answer holds.
 pub const LIST_LIMIT: u32 = 500;
+/// Lowest and highest priority of a session.
+pub const PRIORITIES: std::ops::RangeInclusive<i32> = -10..=10;
 /// Most inputs of one session that wait to be delivered.
 pub const PENDING_INPUTS: usize = 64;

@@ -11,6 +11,7 @@
 pub mod agent;
 pub mod config;
 pub mod local_state;
+pub mod room;
 pub mod shim;
 pub mod spool;
 mod supervisor;

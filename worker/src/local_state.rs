@@ -11,6 +11,7 @@
 //!     workspace.json                 what the workspace is to be, written before it is made
 //!     spool                          every byte of output of all attempts; byte 0 has offset `base_offset`
 //!     events                         the outbox: events until the controller has them
+//!     release.pb                     the workspace to be released, while that is not done
 //!     attempt-<n>/
 //!       start.pb                     the StartSession, durable before anything starts
 //!       launch.json, shim.lock, shim.pid, shim.sock, journal, stderr.log, exit.json     see shim::files
@@ -198,6 +199,27 @@ impl SessionDir {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Forgets an order that nothing was begun of. Works on a full disk.
+    pub(crate) fn remove_start(&self, attempt: u32) -> io::Result<()> {
+        match fs::remove_file(self.attempt(attempt).path().join("start.pb")) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    /// The workspace that is to be released, if that was ordered and is not done.
+    pub(crate) fn read_release(&self) -> Option<Workspace> {
+        Workspace::decode(fs::read(self.0.join("release.pb")).ok()?.as_slice()).ok()
+    }
+
+    pub(crate) fn write_release(&self, workspace: &Workspace) -> io::Result<()> {
+        write_durably(&self.0.join("release.pb"), &workspace.encode_to_vec())
+    }
+
+    pub(crate) fn remove_release(&self) {
+        let _ = fs::remove_file(self.0.join("release.pb")); // released twice is released
     }
 
     pub(crate) fn write_start(&self, start: &StartSession) -> io::Result<()> {

@@ -122,6 +122,7 @@ impl Options {
             labels: pairs(self.labels),
             parent_session: self.parent_session,
             required_labels: pairs(self.required_labels),
+            ..SessionSpec::default()
         })
     }
 }

@@ -21,7 +21,7 @@ use muster_proto::{
 };
 use tracing::{info, warn};
 
-use super::{Attach, archive, events, input, place, run::Engine, stage::Stage, stop};
+use super::{Attach, archive, events, input, place, resume, run::Engine, stage::Stage, stop};
 use crate::session::{Phase, Session};
 
 impl Engine {
@@ -40,6 +40,13 @@ impl Engine {
             self.reconcile_held(&worker, held, stage, &mut commands);
         }
         for id in stage.active_on(&self.book, &worker) {
+            if let Some(mut session) = stage.copy(&self.book, id)
+                && resume::machine_is_back(&mut session, &hello.boot_id)
+            {
+                warn!(worker.id = %worker, session.id = %id, in_a_row = session.state.crashes_in_a_row,
+                    "the machine of a session is another boot than before");
+                stage.put(session);
+            }
             let attempt = stage.get(&self.book, id).map_or(0, |session| session.state.attempt);
             if !held.contains(&(id, attempt)) {
                 self.reconcile_missing(&worker, id, stage, &mut commands);

@@ -8,7 +8,11 @@ use muster_proto::{
     v1::{Project, WorkspaceState},
 };
 
-use crate::session::{Phase, Session};
+use crate::{
+    fleet::maintenance::Maintenance,
+    scheduler::Usage,
+    session::{Phase, Session},
+};
 
 /// Shortest prefix that names a session.
 const PREFIX: usize = 4;
@@ -23,6 +27,12 @@ pub(super) struct Book {
     /// By ticket: first come, first served.
     queue: BTreeMap<u64, SessionId>,
     active: HashMap<WorkerId, BTreeSet<SessionId>>,
+    /// Of the active ones, how many are starting.
+    starting: HashMap<WorkerId, u32>,
+    /// Active sessions by caller and project.
+    usage: Usage,
+    /// Workers that take no session.
+    maintenance: BTreeMap<WorkerId, Maintenance>,
     /// Sessions whose workspace a worker was told to release.
     releasing: HashMap<WorkerId, BTreeSet<SessionId>>,
     /// Every project ever announced, by name and worker.
@@ -68,6 +78,32 @@ impl Book {
 
     pub(super) fn active_count(&self, worker: &WorkerId) -> usize {
         self.active.get(worker).map_or(0, BTreeSet::len)
+    }
+
+    pub(super) fn starting_count(&self, worker: &WorkerId) -> u32 {
+        self.starting.get(worker).copied().unwrap_or(0)
+    }
+
+    pub(super) const fn usage(&self) -> &Usage {
+        &self.usage
+    }
+
+    pub(super) const fn maintenance(&self) -> &BTreeMap<WorkerId, Maintenance> {
+        &self.maintenance
+    }
+
+    pub(super) fn set_maintenance(&mut self, worker: WorkerId, maintenance: Option<Maintenance>) {
+        match maintenance {
+            Some(maintenance) => drop(self.maintenance.insert(worker, maintenance)),
+            None => drop(self.maintenance.remove(&worker)),
+        }
+    }
+
+    /// Whether anything is known of a worker of this name.
+    pub(super) fn knows_worker(&self, worker: &WorkerId) -> bool {
+        self.active.contains_key(worker)
+            || self.maintenance.contains_key(worker)
+            || self.projects.values().any(|workers| workers.contains_key(worker.as_str()))
     }
 
     /// Workers that hold, or should hold, an attempt.
@@ -156,6 +192,10 @@ impl Book {
         if let Some(worker) = session.worker() {
             if session.phase().is_active() {
                 self.active.entry(worker.clone()).or_default().insert(id);
+                self.usage.add(session.caller(), &session.spec().project);
+            }
+            if session.phase() == Phase::Starting {
+                *self.starting.entry(worker.clone()).or_default() += 1;
             }
             if is_releasing(&session) {
                 self.releasing.entry(worker).or_default().insert(id);
@@ -178,6 +218,17 @@ impl Book {
             self.queue.remove(&old.state.queue_ticket);
         }
         let Some(worker) = old.worker() else { return };
+        if old.phase().is_active() {
+            self.usage.remove(old.caller(), &old.spec().project);
+        }
+        if old.phase() == Phase::Starting
+            && let Some(count) = self.starting.get_mut(&worker)
+        {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                self.starting.remove(&worker);
+            }
+        }
         for index in [&mut self.active, &mut self.releasing] {
             if let Some(ids) = index.get_mut(&worker) {
                 ids.remove(&old.id);

@@ -23,6 +23,16 @@ use crate::session::{
 /// Characters of what keeps a session from going on.
 const BLOCKED_CHARS: usize = 64;
 
+/// Whether it says that nothing can be started there.
+pub(super) fn says_broken(event: &SessionEvent) -> bool {
+    match &event.body {
+        Some(Body::AttemptEnded(ended)) => {
+            ended.end.as_ref().is_some_and(|end| end.reason() == EndReason::StartFailed)
+        }
+        _ => false,
+    }
+}
+
 /// Applies one event and has it acknowledged once durable.
 pub(super) fn apply(book: &Book, stage: &mut Stage, worker: &WorkerId, event: SessionEvent) {
     if event.event_seq > 0 {

@@ -96,15 +96,15 @@ fn give_message(session: &mut Session, text: String, stage: &mut Stage) -> Resul
         return Ok(Delivery::AfterTurn);
     }
     session.add_input(Body::Message(text));
+    resume::began_anew(session);
     if phase.has_ended() {
-        resume::began_anew(session);
         session.happens(Event::Resume, now).map_err(defect)?;
         session.state.queue_ticket = stage.ticket();
     }
     Ok(Delivery::NextAttempt)
 }
 
-fn interrupt(session: &mut Session, stage: &mut Stage) -> Result<Delivery, Error> {
+pub(super) fn interrupt(session: &mut Session, stage: &mut Stage) -> Result<Delivery, Error> {
     if !matches!(session.phase(), Phase::Starting | Phase::Working | Phase::NeedsAttention) {
         return Ok(Delivery::Nothing);
     }

@@ -191,7 +191,12 @@ fn now<T>(future: impl Future<Output = T>) -> T {
 }
 
 fn config() -> Config {
-    Config { tick: Duration::from_secs(1), unreachable_after: Duration::from_secs(3600), keep_ended: None }
+    Config {
+        tick: Duration::from_secs(1),
+        unreachable_after: Duration::from_secs(3600),
+        keep_ended: None,
+        policy: Policy::default(),
+    }
 }
 
 impl World {
@@ -268,7 +273,12 @@ impl World {
             Op::Spawn { request } => {
                 let request_id = format!("request {request}");
                 let spec = SessionSpec { prompt: format!("prompt {request}"), ..SessionSpec::default() };
-                let spawn = SpawnRequest { spec, request_id: request_id.clone(), traceparent: String::new() };
+                let spawn = SpawnRequest {
+                    spec,
+                    request_id: request_id.clone(),
+                    traceparent: String::new(),
+                    caller: "somebody".into(),
+                };
                 let (reply, answer) = oneshot::channel();
                 changes.push(Change::Spawn { request: Box::new(spawn), reply });
                 waiting.push(Waiting::Spawn(request_id, answer));

@@ -11,6 +11,7 @@ mod book;
 mod events;
 mod expire;
 mod input;
+mod maintain;
 mod place;
 mod read;
 mod recover;
@@ -34,7 +35,11 @@ use muster_proto::{
 };
 use tokio::sync::{mpsc, oneshot};
 
-use crate::fleet::link::{Closed, Link, LinkId};
+use crate::{
+    fleet::link::{Closed, Link, LinkId},
+    scheduler::Policy,
+};
+pub use maintain::Order;
 pub use read::{ListQuery, Listed, OutputState, Place};
 pub use recover::{RecoverError, start};
 pub use watch::{Selection, Watcher};
@@ -44,7 +49,7 @@ pub use workplace::{Purpose, Workplace};
 const MAILBOX: usize = 4096;
 
 /// What the engine needs to know.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Config {
     /// How often it looks at the workers.
     pub tick: Duration,
@@ -52,6 +57,8 @@ pub struct Config {
     pub unreachable_after: Duration,
     /// How long archived sessions are kept; none: for ever.
     pub keep_ended: Option<Duration>,
+    /// How the farm is shared.
+    pub policy: Policy,
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -71,6 +78,7 @@ enum Change {
     Detach { worker: WorkerId, link: LinkId },
     Heartbeat { worker: WorkerId, link: LinkId, heartbeat: Heartbeat },
     Event { worker: WorkerId, link: LinkId, event: Box<SessionEvent> },
+    Maintain { worker: WorkerId, order: Order, reply: Reply<v1::Worker> },
 }
 
 /// What changes nothing: answered from what is installed.
@@ -79,6 +87,7 @@ enum Read {
     List { query: Box<ListQuery>, reply: Reply<Listed> },
     Explain { session: String, reply: Reply<v1::ExplainSessionResponse> },
     Workers { reply: Reply<Vec<v1::Worker>> },
+    Empty { worker: WorkerId, reply: Reply<()> },
     Watch { sessions: Vec<String>, reply: Reply<(Watcher, Vec<v1::Session>)> },
     Views { ids: Vec<SessionId>, reply: Reply<Vec<v1::Session>> },
     Output { session: String, reply: Reply<OutputState> },
@@ -97,6 +106,8 @@ pub struct SpawnRequest {
     pub request_id: String,
     /// Trace context of the caller.
     pub traceparent: String,
+    /// Who asks.
+    pub caller: String,
 }
 
 /// A checked request for input.
@@ -214,6 +225,16 @@ impl Handle {
     /// Every worker.
     pub async fn workers(&self) -> Result<Vec<v1::Worker>, Error> {
         self.read(|reply| Read::Workers { reply }).await
+    }
+
+    /// Keeps a worker from sessions, or lets it have them again.
+    pub async fn maintain(&self, worker: WorkerId, order: Order) -> Result<v1::Worker, Error> {
+        self.change(|reply| Change::Maintain { worker, order, reply }).await
+    }
+
+    /// Returns once nothing runs on a worker.
+    pub async fn empty(&self, worker: WorkerId) -> Result<(), Error> {
+        self.read(|reply| Read::Empty { worker, reply }).await
     }
 
     /// Watches sessions (none named: all that are not archived), and reads them as they are.

@@ -8,8 +8,9 @@ use muster_proto::{
     v1::{Input, StartSession, connect_response::Body, input},
 };
 use muster_runtime::telemetry;
+use prost_types::Timestamp;
 
-use super::{input::apply_input, run::Engine, stage::Stage};
+use super::{input::apply_input, resume, run::Engine, stage::Stage};
 use crate::{
     scheduler::{self, Candidate, Request},
     session::{Phase, Session},
@@ -25,12 +26,10 @@ impl Engine {
         if self.book.queue().is_empty() && !stage.touched().any(|session| is_queued(&session)) {
             return;
         }
-        let changes = stage.active_changes(&self.book);
-        let active = |worker: &WorkerId| {
-            let installed = i64::try_from(self.book.active_count(worker)).unwrap_or(i64::MAX);
-            u32::try_from(installed + changes.get(worker).copied().unwrap_or(0)).unwrap_or(0)
-        };
-        let mut fleet = self.fleet.candidates(Instant::now(), active);
+        let mut changes = stage.load_changes(&self.book);
+        let load = |worker: &WorkerId| changes.load(&self.book, worker);
+        let kept = |worker: &WorkerId| Some(stage.maintenance_of(&self.book, worker)?.sentence());
+        let mut fleet = self.fleet.candidates(Instant::now(), load, kept);
         if !fleet.iter().any(Candidate::has_room) {
             // A full farm with a long queue is the common case under load: it must cost nothing.
             return;
@@ -41,13 +40,18 @@ impl Engine {
             .map(|session| (session.state.queue_ticket, session))
             .collect();
         queue.extend(stage.touched().filter(is_queued).map(|session| (session.state.queue_ticket, session)));
-        let placements = scheduler::plan(queue.values().map(|session| request(session)), &mut fleet);
+        let queue: Vec<_> = queue.values().map(|session| request(session)).collect();
+        let now = muster_proto::time::now();
+        let placements =
+            scheduler::plan(&queue, &mut fleet, &mut changes.usage, &self.config.policy, millis(now));
+        drop(queue);
         for (id, worker) in placements {
             let Some(mut session) = stage.copy(&self.book, id) else { continue };
+            self.fleet.boot(&worker).clone_into(&mut session.state.boot);
             let span = tracing::info_span!("session.place", session.id = %id, worker.id = %worker);
             telemetry::set_parent_from_traceparent(&span, &session.fixed.traceparent);
             let _entered = span.enter();
-            match session.place(&worker, muster_proto::time::now()) {
+            match session.place(&worker, now) {
                 Ok(()) => {
                     for command in start(&session) {
                         stage.send(&worker, command);
@@ -65,14 +69,25 @@ impl Engine {
 /// A queued session as the scheduler sees it.
 pub(super) fn request(session: &Session) -> Request<'_> {
     let spec = session.spec();
+    let queued_at = session.state.changed_at.or(session.fixed.created_at);
     Request {
         session: session.id,
+        ticket: session.state.queue_ticket,
+        since: queued_at.map_or(0, millis),
+        priority: spec.priority,
+        caller: session.caller(),
+        quarantined: resume::is_quarantined(session),
         project: &spec.project,
         trust: spec.trust_mode,
         labels: &spec.required_labels,
         // Its workspace and its spool are there.
         pinned: session.worker(),
     }
+}
+
+/// Since the Unix epoch.
+pub(super) fn millis(at: Timestamp) -> i64 {
+    at.seconds.saturating_mul(1000).saturating_add(i64::from(at.nanos / 1_000_000))
 }
 
 /// The commands that start the attempt of `session`: inputs that do not fit in one message follow it.

@@ -10,9 +10,9 @@ use muster_proto::{
 
 use super::{Read, book::Book, place, run::Engine, watch::Selection};
 use crate::{
-    fleet::Registry,
+    fleet::{Load, Registry, maintenance::Maintenance},
     output::Replicas,
-    scheduler::{self, Candidate},
+    scheduler::{self, Candidate, Policy},
     session::{
         Phase, Session,
         view::{self, Moment},
@@ -66,14 +66,20 @@ pub(super) struct Viewer<'a> {
     book: &'a Book,
     fleet: &'a Registry,
     outputs: &'a Replicas,
+    policy: &'a Policy,
     now: Instant,
     /// Made for the first queued session.
     candidates: OnceCell<Vec<Candidate<'a>>>,
 }
 
 impl<'a> Viewer<'a> {
-    pub(super) fn new(book: &'a Book, fleet: &'a Registry, outputs: &'a Replicas) -> Self {
-        Self { book, fleet, outputs, now: Instant::now(), candidates: OnceCell::new() }
+    pub(super) fn new(
+        book: &'a Book,
+        fleet: &'a Registry,
+        outputs: &'a Replicas,
+        policy: &'a Policy,
+    ) -> Self {
+        Self { book, fleet, outputs, policy, now: Instant::now(), candidates: OnceCell::new() }
     }
 
     pub(super) fn view(&self, id: SessionId) -> Option<v1::Session> {
@@ -86,12 +92,8 @@ impl<'a> Viewer<'a> {
     }
 
     fn show(&self, session: &Session) -> v1::Session {
-        let queue = (session.phase() == Phase::Queued).then(|| {
-            (
-                self.book.queue_position(session.state.queue_ticket),
-                scheduler::why(&place::request(session), self.candidates()).sentence,
-            )
-        });
+        let queue = (session.phase() == Phase::Queued)
+            .then(|| (self.book.queue_position(session.state.queue_ticket), self.why(session).sentence));
         let moment = Moment {
             unreachable: self.is_unreachable(session),
             queue,
@@ -111,10 +113,17 @@ impl<'a> Viewer<'a> {
 
     fn candidates(&self) -> &[Candidate<'a>] {
         self.candidates.get_or_init(|| {
-            let active =
-                |worker: &WorkerId| u32::try_from(self.book.active_count(worker)).unwrap_or(u32::MAX);
-            self.fleet.candidates(self.now, active)
+            let load = |worker: &WorkerId| Load {
+                active: u32::try_from(self.book.active_count(worker)).unwrap_or(u32::MAX),
+                starting: self.book.starting_count(worker),
+            };
+            let kept = |worker: &WorkerId| Some(self.book.maintenance().get(worker)?.sentence());
+            self.fleet.candidates(self.now, load, kept)
         })
+    }
+
+    fn why(&self, session: &Session) -> scheduler::Why {
+        scheduler::why(&place::request(session), self.candidates(), self.book.usage(), self.policy)
     }
 
     fn list(&self, query: &ListQuery) -> Listed {
@@ -158,25 +167,50 @@ impl<'a> Viewer<'a> {
                 format!("{handle} is not queued: it is on {worker}"),
             ));
         }
-        let why = scheduler::why(&place::request(session), self.candidates());
+        let why = self.why(session);
+        let request = place::request(session);
+        let now = place::millis(muster_proto::time::now());
         let verdict = |(worker, refusal): (WorkerId, scheduler::Refusal)| v1::WorkerVerdict {
             worker: worker.into(),
+            filter: refusal.filter().to_owned(),
             reason: refusal.to_string(),
         };
         Ok(v1::ExplainSessionResponse {
             queue_position: self.book.queue_position(session.state.queue_ticket),
             reason: why.sentence,
             verdicts: why.refusals.into_iter().map(verdict).collect(),
+            held_by: why.hold.map_or_else(String::new, |hold| hold.name().to_owned()),
+            effective_priority: scheduler::level(request.priority, request.since, now),
+            waiting_since: session.state.changed_at.or(session.fixed.created_at),
         })
     }
 
     fn workers(&self) -> Vec<v1::Worker> {
         let mut workers = self.fleet.list(self.now);
         for worker in &mut workers {
-            let count = worker.worker.parse().map_or(0, |name| self.book.active_count(&name));
-            worker.running = u32::try_from(count).unwrap_or(u32::MAX);
+            if let Ok(name) = worker.worker.parse() {
+                self.complete(&name, worker);
+            }
         }
         workers
+    }
+
+    /// One worker; of one that was not seen since the start only what is stored.
+    pub(super) fn worker(&self, name: &WorkerId) -> v1::Worker {
+        let unseen = || v1::Worker {
+            worker: name.to_string(),
+            health: v1::WorkerHealth::Unreachable.into(),
+            ..v1::Worker::default()
+        };
+        let mut worker = self.fleet.show(name, self.now).unwrap_or_else(unseen);
+        self.complete(name, &mut worker);
+        worker
+    }
+
+    /// Adds what the fleet does not know.
+    fn complete(&self, name: &WorkerId, worker: &mut v1::Worker) {
+        worker.running = u32::try_from(self.book.active_count(name)).unwrap_or(u32::MAX);
+        worker.maintenance = self.book.maintenance().get(name).map(Maintenance::view);
     }
 }
 
@@ -209,6 +243,7 @@ impl Engine {
             Read::Workers { reply } => {
                 let _ = reply.send(Ok(viewer.workers()));
             }
+            Read::Empty { worker, reply } => self.waiting_for_empty.push((worker, reply)),
             Read::Views { ids, reply } => {
                 let _ = reply.send(Ok(ids.into_iter().filter_map(|id| viewer.view(id)).collect()));
             }

@@ -13,7 +13,7 @@ use tracing::{error, info};
 
 use super::{Config, Handle, MAILBOX, book::Book, run::Engine, watch::Watchers};
 use crate::{
-    fleet::{Registry, liveness::Liveness},
+    fleet::{Registry, liveness::Liveness, maintenance::Maintenance},
     output::Replicas,
     session::stored::{self, LoadError},
     store::{
@@ -63,6 +63,13 @@ pub(super) async fn load(
             _ => tracing::warn!(key, "a stored project cannot be read and is left out"),
         }
     }
+    for (key, entry) in store.scan(keys::WORKERS).await? {
+        let name = key.strip_prefix(keys::WORKERS).and_then(|name| name.parse().ok());
+        match (name, stored::opened::<Maintenance>(Kind::Worker, &entry.value)) {
+            (Some(worker), Ok(maintenance)) => book.set_maintenance(worker, Some(maintenance)),
+            _ => tracing::error!(key, "a stored worker cannot be read; cordon it again if it was"),
+        }
+    }
     let revision = Engine::first_revision(boot);
     let sessions = stored::load(store.scan(keys::SESSIONS).await?)?;
     info!(sessions = sessions.len(), start = boot, "loaded");
@@ -87,6 +94,7 @@ pub(super) async fn load(
         boot_owed,
         absent_told: false,
         expire_at: started,
+        waiting_for_empty: Vec::new(),
     };
     Ok((Handle { mailbox: sender }, engine))
 }

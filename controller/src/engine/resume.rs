@@ -12,6 +12,8 @@ use crate::session::Session;
 const LOST: u32 = 3;
 /// Times in a row a session that stalled goes on: a second stall is no accident.
 const HUNG: u32 = 1;
+/// Times in a row a machine goes down under a session before it is held in quarantine.
+const CRASHES: u32 = 2;
 
 /// Whether the attempt ended because a turn did.
 pub(super) const fn is_end_of_turn(reason: EndReason) -> bool {
@@ -55,8 +57,28 @@ pub(super) fn after(session: &mut Session, reason: EndReason, at: Timestamp) -> 
     true
 }
 
+/// Notes that the machine of an active session runs as `boot`. Another one than when it was placed: it went
+/// down under it.
+pub(super) fn machine_is_back(session: &mut Session, boot: &str) -> bool {
+    let state = &mut session.state;
+    if boot.is_empty() || state.boot == boot {
+        return false;
+    }
+    if !state.boot.is_empty() {
+        state.crashes_in_a_row += 1;
+    }
+    boot.clone_into(&mut state.boot);
+    true
+}
+
+/// Whether it waits until somebody says to go on: what takes its machine down each time is not given a third.
+pub(super) const fn is_quarantined(session: &Session) -> bool {
+    session.state.crashes_in_a_row >= CRASHES
+}
+
 /// A turn ended or a caller asked for more: what came before is no pattern any more.
 pub(super) const fn began_anew(session: &mut Session) {
     session.state.lost_in_a_row = 0;
     session.state.hung_in_a_row = 0;
+    session.state.crashes_in_a_row = 0;
 }

@@ -13,8 +13,8 @@ use tokio::{
 };
 
 use super::{
-    Change, Config, Message, book::Book, events, read::Viewer, recover::boot_value, stage::Stage, stop,
-    watch::Watchers,
+    Change, Config, Message, book::Book, events, maintain::Waiter, read::Viewer, recover::boot_value,
+    stage::Stage, stop, watch::Watchers,
 };
 use crate::{
     fleet::{Registry, link::Closing},
@@ -46,6 +46,7 @@ pub(super) struct Engine {
     pub(super) absent_told: bool,
     /// When to look next for sessions to forget.
     pub(super) expire_at: Instant,
+    pub(super) waiting_for_empty: Vec<Waiter>,
 }
 
 impl Engine {
@@ -73,6 +74,7 @@ impl Engine {
                 _ = tick.tick() => {
                     self.tick();
                     self.expire(&mut stage);
+                    self.interrupt_drained(&mut stage);
                 }
                 message = self.mailbox.recv() => {
                     let Some(message) = message else { break };
@@ -140,13 +142,24 @@ impl Engine {
             }
             Change::Heartbeat { worker, link, heartbeat } => {
                 self.fleet.heard(&worker, link, Some(heartbeat));
+                // There may be memory or disk again.
+                self.plan_due |= self.fleet.is_limited(&worker);
             }
             Change::Event { worker, link, event } => {
                 // A link that was replaced: the new one reports it again.
                 if self.fleet.heard(&worker, link, None) {
                     stage.reporters.insert(worker.clone());
+                    if events::says_broken(&event) {
+                        self.fleet.could_not_start(&worker, Instant::now());
+                    }
                     events::apply(&self.book, stage, &worker, *event);
                 }
+            }
+            Change::Maintain { worker, order, reply } => {
+                let result = self.maintain(&worker, order, stage);
+                stage.answer(move |viewer, commit| {
+                    let _ = reply.send(commit.and(result).map(|()| viewer.worker(&worker)));
+                });
             }
         }
     }
@@ -188,6 +201,7 @@ impl Engine {
         for id in changed {
             self.watchers.mark(id);
         }
+        self.tell_empty();
     }
 
     /// What only time changes: silence.
@@ -212,6 +226,6 @@ impl Engine {
     }
 
     pub(super) fn viewer(&self) -> Viewer<'_> {
-        Viewer::new(&self.book, &self.fleet, &self.outputs)
+        Viewer::new(&self.book, &self.fleet, &self.outputs, &self.config.policy)
     }
 }

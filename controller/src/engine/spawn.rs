@@ -18,7 +18,7 @@ impl Engine {
         request: SpawnRequest,
         stage: &mut Stage,
     ) -> Result<(SessionId, bool), Error> {
-        let SpawnRequest { mut spec, request_id, traceparent } = request;
+        let SpawnRequest { mut spec, request_id, traceparent, caller } = request;
         if let Some(id) = stage.by_request(&self.book, &request_id).filter(|_| !request_id.is_empty()) {
             return match stage.get(&self.book, id) {
                 Some(earlier) if is_same(earlier, &spec) => Ok((id, true)),
@@ -39,6 +39,7 @@ impl Engine {
             request_id,
             asked_project,
             traceparent,
+            caller,
         };
         let session = Session::new(SessionId::generate(), fixed, stage.ticket());
         let id = session.id;

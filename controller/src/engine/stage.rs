@@ -12,7 +12,9 @@ use muster_proto::{
 
 use super::{book::Book, read::Viewer};
 use crate::{
-    session::{Session, stored},
+    fleet::{Load, maintenance::Maintenance},
+    scheduler::Usage,
+    session::{Phase, Session, stored},
     store::{Txn, keys, value::Kind},
 };
 
@@ -25,6 +27,7 @@ pub(super) struct Stage {
     handles: HashSet<String>,
     requests: HashMap<String, SessionId>,
     projects: Vec<(WorkerId, Project)>,
+    maintenance: BTreeMap<WorkerId, Option<Maintenance>>,
     removed: Vec<SessionId>,
     last_ticket: u64,
     pub(super) commands: Vec<(WorkerId, Body)>,
@@ -33,6 +36,41 @@ pub(super) struct Stage {
     /// Workers that must connect again when the commit fails: what they reported would be lost otherwise.
     pub(super) reporters: HashSet<WorkerId>,
     pub(super) answers: Vec<Answer>,
+}
+
+/// What sessions take once a batch is installed.
+pub(super) struct LoadChanges {
+    /// By how much the active and the starting sessions of a worker differ from what is installed.
+    workers: HashMap<WorkerId, (i64, i64)>,
+    /// By caller and project, all of it.
+    pub(super) usage: Usage,
+}
+
+impl LoadChanges {
+    fn count(&mut self, session: &Session, more: bool) {
+        let phase = session.phase();
+        let Some(worker) = session.worker().filter(|_| phase.is_active()) else { return };
+        let by = if more { 1 } else { -1 };
+        let (active, starting) = self.workers.entry(worker).or_default();
+        *active += by;
+        *starting += if phase == Phase::Starting { by } else { 0 };
+        let project = &session.spec().project;
+        if more {
+            self.usage.add(session.caller(), project);
+        } else {
+            self.usage.remove(session.caller(), project);
+        }
+    }
+
+    /// What `worker` holds.
+    pub(super) fn load(&self, book: &Book, worker: &WorkerId) -> Load {
+        let (active, starting) = self.workers.get(worker).copied().unwrap_or_default();
+        let sum = |installed: i64, change: i64| u32::try_from(installed + change).unwrap_or(0);
+        Load {
+            active: sum(i64::try_from(book.active_count(worker)).unwrap_or(i64::MAX), active),
+            starting: sum(book.starting_count(worker).into(), starting),
+        }
+    }
 }
 
 /// As the worker wrote it: an event of an unknown session is acknowledged under its own name.
@@ -98,6 +136,18 @@ impl Stage {
         self.projects.push((worker.clone(), project));
     }
 
+    /// How `worker` is kept from sessions, as this batch has left it so far.
+    pub(super) fn maintenance_of<'a>(&'a self, book: &'a Book, worker: &WorkerId) -> Option<&'a Maintenance> {
+        match self.maintenance.get(worker) {
+            Some(staged) => staged.as_ref(),
+            None => book.maintenance().get(worker),
+        }
+    }
+
+    pub(super) fn maintain(&mut self, worker: WorkerId, maintenance: Option<Maintenance>) {
+        self.maintenance.insert(worker, maintenance);
+    }
+
     pub(super) fn send(&mut self, worker: &WorkerId, body: Body) {
         self.commands.push((worker.clone(), body));
     }
@@ -118,19 +168,14 @@ impl Stage {
         untouched.chain(touched).collect()
     }
 
-    /// How the number of active sessions per worker differs from what is installed.
-    pub(super) fn active_changes(&self, book: &Book) -> HashMap<WorkerId, i64> {
-        let mut changes = HashMap::new();
-        let mut count = |session: &Session, by: i64| {
-            if let Some(worker) = session.worker().filter(|_| session.phase().is_active()) {
-                *changes.entry(worker).or_default() += by;
-            }
-        };
+    /// How what sessions take differs from what is installed.
+    pub(super) fn load_changes(&self, book: &Book) -> LoadChanges {
+        let mut changes = LoadChanges { workers: HashMap::new(), usage: book.usage().clone() };
         for session in self.touched() {
-            count(session, 1);
             if let Some(old) = book.get(session.id) {
-                count(old, -1);
+                changes.count(old, false);
             }
+            changes.count(session, true);
         }
         changes
     }
@@ -148,6 +193,13 @@ impl Stage {
             let sealed: Bytes = stored::sealed(Kind::Project, project);
             txn.put(keys::project(&project.name, worker.as_str()), sealed);
         }
+        for (worker, maintenance) in &self.maintenance {
+            let key = keys::worker(worker.as_str());
+            match maintenance {
+                Some(maintenance) => txn.put(key, stored::sealed(Kind::Worker, maintenance)),
+                None => txn.delete(key),
+            };
+        }
         txn
     }
 
@@ -155,6 +207,9 @@ impl Stage {
     pub(super) fn install(&mut self, book: &mut Book, mut revision: impl FnMut() -> u64) -> Vec<SessionId> {
         for (worker, project) in self.projects.drain(..) {
             book.set_project(worker.as_str(), project);
+        }
+        for (worker, maintenance) in std::mem::take(&mut self.maintenance) {
+            book.set_maintenance(worker, maintenance);
         }
         for id in self.removed.drain(..) {
             book.remove(id);

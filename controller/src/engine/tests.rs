@@ -30,6 +30,7 @@ async fn rig() -> Rig {
         tick: Duration::from_millis(20),
         unreachable_after: Duration::from_secs(60),
         keep_ended: None,
+        policy: Policy::default(),
     };
     let outputs = Replicas::open(dir.path()).expect("opened");
     let (engine, task) =
@@ -42,7 +43,7 @@ impl Rig {
         let project = Project { name: "demo".into(), ..Project::default() };
         let hello = Hello {
             worker: "w1".into(),
-            capacity: Some(Capacity { slots: 1 }),
+            capacity: Some(Capacity { slots: 1, ..Capacity::default() }),
             projects: vec![project],
             ..Hello::default()
         };
@@ -54,7 +55,12 @@ impl Rig {
 
     async fn spawn(&self, request_id: &str) -> Result<(v1::Session, bool), Error> {
         let spec = SessionSpec { prompt: "do it".into(), ..SessionSpec::default() };
-        let request = SpawnRequest { spec, request_id: request_id.into(), traceparent: String::new() };
+        let request = SpawnRequest {
+            spec,
+            request_id: request_id.into(),
+            traceparent: String::new(),
+            caller: "somebody".into(),
+        };
         self.engine.spawn(request).await
     }
 }

@@ -1,15 +1,17 @@
 //! The workers: who is linked, what each serves, when it was last heard.
 //!
 //! [`Registry`] is a plain value owned by the engine; [`link`] is the pipe to one worker, [`queries`] are the
-//! questions callers wait on. All of it is memory: after a restart the Hellos bring it back. Invariant: at most one link per worker name, the newest.
+//! questions callers wait on. All of it is memory: after a restart the Hellos bring it back. Invariant: at most
+//! one link per worker name, the newest.
 
 pub mod link;
 pub mod liveness;
+pub mod maintenance;
 pub mod queries;
 
 use std::{
-    collections::{BTreeMap, HashMap},
-    time::Instant,
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::{Duration, Instant},
 };
 
 use muster_proto::{
@@ -24,13 +26,19 @@ use self::{
 };
 use crate::scheduler::Candidate;
 
+/// How long a failed start counts against a worker.
+const FAILED_LATELY: Duration = Duration::from_secs(10 * 60);
+/// Failed starts remembered of each worker.
+const FAILURES: usize = 16;
+
 /// A worker as it last introduced itself.
 #[derive(Debug)]
 pub struct Worker {
     incarnation: Incarnation,
     version: String,
     claude_version: String,
-    slots: u32,
+    capacity: v1::Capacity,
+    boot: String,
     labels: HashMap<String, String>,
     projects: Vec<v1::Project>,
     /// Project and whether trust mode is allowed there.
@@ -39,8 +47,19 @@ pub struct Worker {
     last_seen: Instant,
     last_seen_at: Timestamp,
     heartbeat: Option<Heartbeat>,
+    /// When sessions could not be started there, lately.
+    failures: VecDeque<Instant>,
     /// What callers were last told.
     was_silent: bool,
+}
+
+/// What sessions take of a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Load {
+    /// Sessions it holds.
+    pub active: u32,
+    /// Of these, how many are starting.
+    pub starting: u32,
 }
 
 /// Every worker seen since the controller started.
@@ -61,16 +80,20 @@ impl Registry {
 
     /// Takes in a worker that said Hello. A link it had is replaced and ends with ABORTED.
     pub fn attach(&mut self, worker: WorkerId, incarnation: Incarnation, hello: Hello, link: Link) {
-        let old = self.workers.remove(&worker);
-        if let Some(old) = old.and_then(|old| old.link) {
-            old.close(Closing::Replaced);
+        let mut failures = VecDeque::new();
+        if let Some(old) = self.workers.remove(&worker) {
+            if let Some(link) = old.link {
+                link.close(Closing::Replaced);
+            }
+            failures = old.failures;
         }
         let policies = hello.projects.iter().map(|p| (p.name.clone(), p.allow_trust_mode)).collect();
         let worker_now = Worker {
             incarnation,
             version: hello.version,
             claude_version: hello.claude_version,
-            slots: hello.capacity.unwrap_or_default().slots,
+            capacity: hello.capacity.unwrap_or_default(),
+            boot: hello.boot_id,
             labels: hello.labels,
             projects: hello.projects,
             policies,
@@ -78,6 +101,7 @@ impl Registry {
             last_seen: Instant::now(),
             last_seen_at: muster_proto::time::now(),
             heartbeat: None,
+            failures,
             was_silent: false,
         };
         self.workers.insert(worker, worker_now);
@@ -161,15 +185,63 @@ impl Registry {
         changed.collect()
     }
 
-    /// The fleet as the scheduler sees it; `active` counts the sessions a worker holds.
-    pub fn candidates(&self, now: Instant, active: impl Fn(&WorkerId) -> u32) -> Vec<Candidate<'_>> {
-        let shaped = self.workers.iter().map(|(name, worker)| Candidate {
-            worker: name,
-            connected: worker.link.is_some() && !self.liveness.is_silent(worker.last_seen, now),
-            slots: worker.slots,
-            active: active(name),
-            labels: &worker.labels,
-            projects: &worker.policies,
+    /// Whether anything was heard of a worker of this name.
+    #[must_use]
+    pub fn knows(&self, worker: &WorkerId) -> bool {
+        self.workers.contains_key(worker)
+    }
+
+    /// Which boot of its machine a worker runs in; empty: not known.
+    #[must_use]
+    pub fn boot(&self, worker: &WorkerId) -> &str {
+        self.workers.get(worker).map_or("", |worker| &worker.boot)
+    }
+
+    /// Whether it has room depends on what it reports of its machine.
+    #[must_use]
+    pub fn is_limited(&self, worker: &WorkerId) -> bool {
+        self.workers.get(worker).is_some_and(|worker| {
+            worker.capacity.memory_per_session_bytes > 0 || worker.capacity.disk_reserve_bytes > 0
+        })
+    }
+
+    /// Notes that a session could not be started there.
+    pub fn could_not_start(&mut self, worker: &WorkerId, now: Instant) {
+        if let Some(worker) = self.workers.get_mut(worker) {
+            worker.failures.push_back(now);
+            if worker.failures.len() > FAILURES {
+                worker.failures.pop_front();
+            }
+        }
+    }
+
+    /// The fleet as the scheduler sees it; `load` tells what a worker holds, `kept` why it is kept from
+    /// sessions.
+    pub fn candidates(
+        &self,
+        now: Instant,
+        load: impl Fn(&WorkerId) -> Load,
+        kept: impl Fn(&WorkerId) -> Option<String>,
+    ) -> Vec<Candidate<'_>> {
+        let shaped = self.workers.iter().map(|(name, worker)| {
+            let Load { active, starting } = load(name);
+            let recent = |at: &&Instant| now.saturating_duration_since(**at) < FAILED_LATELY;
+            Candidate {
+                worker: name,
+                connected: worker.link.is_some() && !self.liveness.is_silent(worker.last_seen, now),
+                maintenance: kept(name),
+                slots: worker.capacity.slots,
+                active,
+                starting,
+                starts_at_once: worker.capacity.starts_at_once,
+                memory: worker.heartbeat.map(|beat| beat.memory_available_bytes),
+                memory_per_session: worker.capacity.memory_per_session_bytes,
+                disk: worker.heartbeat.map(|beat| beat.disk_available_bytes),
+                disk_reserve: worker.capacity.disk_reserve_bytes,
+                failures: u32::try_from(worker.failures.iter().filter(recent).count()).unwrap_or(u32::MAX),
+                labels: &worker.labels,
+                projects: &worker.policies,
+            }
         });
         shaped.collect()
     }
@@ -177,23 +249,28 @@ impl Registry {
     /// Every worker, for operators.
     #[must_use]
     pub fn list(&self, now: Instant) -> Vec<v1::Worker> {
-        let shown = self.workers.iter().map(|(name, worker)| {
-            let silent = worker.link.is_none() || self.liveness.is_silent(worker.last_seen, now);
-            let health = if silent { v1::WorkerHealth::Unreachable } else { v1::WorkerHealth::Connected };
-            v1::Worker {
-                worker: name.to_string(),
-                incarnation: worker.incarnation.to_string(),
-                version: worker.version.clone(),
-                health: health.into(),
-                capacity: Some(v1::Capacity { slots: worker.slots }),
-                running: 0,
-                labels: worker.labels.clone(),
-                projects: worker.projects.clone(),
-                last_seen_at: Some(worker.last_seen_at),
-                heartbeat: worker.heartbeat,
-                claude_version: worker.claude_version.clone(),
-            }
-        });
-        shown.collect()
+        self.workers.keys().filter_map(|name| self.show(name, now)).collect()
+    }
+
+    /// One worker, for operators.
+    #[must_use]
+    pub fn show(&self, name: &WorkerId, now: Instant) -> Option<v1::Worker> {
+        let worker = self.workers.get(name)?;
+        let silent = worker.link.is_none() || self.liveness.is_silent(worker.last_seen, now);
+        let health = if silent { v1::WorkerHealth::Unreachable } else { v1::WorkerHealth::Connected };
+        Some(v1::Worker {
+            worker: name.to_string(),
+            incarnation: worker.incarnation.to_string(),
+            version: worker.version.clone(),
+            health: health.into(),
+            capacity: Some(worker.capacity),
+            running: 0,
+            labels: worker.labels.clone(),
+            projects: worker.projects.clone(),
+            last_seen_at: Some(worker.last_seen_at),
+            heartbeat: worker.heartbeat,
+            claude_version: worker.claude_version.clone(),
+            maintenance: None,
+        })
     }
 }

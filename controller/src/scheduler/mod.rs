@@ -1,23 +1,45 @@
-//! Which session runs where. Pure: the same queue and fleet give the same plan, and nothing here waits or
-//! writes.
+//! Which session runs where. Pure: the same queue, fleet and time give the same plan, and nothing here waits
+//! or writes.
 //!
-//! First come, first served, but a session no worker can take now holds up nobody behind it. Among the
-//! workers that can take a session the one with the greatest free share gets it; the name breaks ties. Called
-//! by the engine, which makes the plan durable. [`why`] gives, for a session the plan left out, what stands
-//! against each worker.
+//! [`order`] says whose turn it is: priority with what waiting adds, then the smallest share by weight, then
+//! first come. A session that cannot be placed now holds up nobody behind it. [`filter`] says which workers
+//! can take it; among those the one with the fewest recent failures, then the greatest free share, then the
+//! smaller name gets it. [`why`] tells all of that of a session that was left out. Called by the engine, which
+//! makes the plan durable.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    fmt,
-};
+pub mod filter;
+mod order;
+pub mod policy;
+mod why;
+
+use std::collections::{BTreeMap, HashMap};
 
 use muster_proto::ids::{SessionId, WorkerId};
+
+pub use self::{
+    filter::Refusal,
+    order::level,
+    policy::{Hold, Policy, Usage},
+    why::{Why, why},
+};
+
+/// Able workers that are compared for one session. A small farm is looked at whole; in a large one the best of
+/// so many is nearly as good as the best of all, and a plan stays a matter of milliseconds.
+const COMPARED: usize = 16;
 
 /// A queued session, as far as placing it goes.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     /// Which.
     pub session: SessionId,
+    /// Its place in the queue: grows.
+    pub ticket: u64,
+    /// Since when it waits, in milliseconds since the Unix epoch.
+    pub since: i64,
+    /// As asked, -10 to 10.
+    pub priority: i32,
+    /// Who spawned it.
+    pub caller: &'a str,
     /// The project it works on.
     pub project: &'a str,
     /// Whether it runs without permission prompts.
@@ -26,6 +48,8 @@ pub struct Request<'a> {
     pub labels: &'a HashMap<String, String>,
     /// The worker that has its workspace: it runs there or waits.
     pub pinned: Option<WorkerId>,
+    /// It was there each time its machine went down: it waits until somebody says to go on.
+    pub quarantined: bool,
 }
 
 /// A worker, as far as placing goes.
@@ -35,10 +59,26 @@ pub struct Candidate<'a> {
     pub worker: &'a WorkerId,
     /// Whether it is linked and heard from.
     pub connected: bool,
+    /// Cordoned or draining, and why.
+    pub maintenance: Option<String>,
     /// Sessions it may hold.
     pub slots: u32,
     /// Sessions it holds.
     pub active: u32,
+    /// Of these, how many are starting: what they take does not show in what it reports yet.
+    pub starting: u32,
+    /// Sessions that may be starting at once; 0: no limit.
+    pub starts_at_once: u32,
+    /// Free memory it reported, in bytes; none: nothing reported.
+    pub memory: Option<u64>,
+    /// Memory one session is expected to take; 0: memory is no limit.
+    pub memory_per_session: u64,
+    /// Free disk it reported, in bytes; none: nothing reported.
+    pub disk: Option<u64>,
+    /// Disk that stays free; 0: disk is no limit.
+    pub disk_reserve: u64,
+    /// Sessions that could not be started there lately: it may be broken.
+    pub failures: u32,
     /// What it carries.
     pub labels: &'a HashMap<String, String>,
     /// What it serves, and whether trust mode is allowed there.
@@ -48,132 +88,69 @@ pub struct Candidate<'a> {
 impl Candidate<'_> {
     /// Whether it can take any session at all now.
     #[must_use]
-    pub const fn has_room(&self) -> bool {
-        self.connected && self.active < self.slots
+    pub fn has_room(&self) -> bool {
+        filter::machine(self).is_ok()
+    }
+
+    fn take(&mut self) {
+        self.active += 1;
+        self.starting += 1;
     }
 }
 
 /// A session and the worker it goes to.
 pub type Placement = (SessionId, WorkerId);
 
-/// Why a worker cannot take a session now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
-    /// The session's workspace is on another worker.
-    Elsewhere(WorkerId),
-    /// The worker is silent.
-    Silent,
-    /// It does not serve the project.
-    Project,
-    /// It serves it without trust mode.
-    Trust,
-    /// It lacks a label.
-    Label(String, String),
-    /// All slots are taken.
-    Full(u32),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Elsewhere(worker) => write!(f, "its workspace is on {worker}"),
-            Self::Silent => f.write_str("not connected"),
-            Self::Project => f.write_str("does not serve the project"),
-            Self::Trust => f.write_str("does not allow trust mode in the project"),
-            Self::Label(key, value) => write!(f, "lacks the label {key}={value}"),
-            Self::Full(slots) => write!(f, "all {slots} slots are taken"),
-        }
-    }
-}
-
-/// Places what can be placed. `fleet` is left as it is after the plan.
-pub fn plan<'a>(queue: impl IntoIterator<Item = Request<'a>>, fleet: &mut [Candidate<'_>]) -> Vec<Placement> {
-    let mut room: u32 =
-        fleet.iter().filter(|worker| worker.has_room()).map(|worker| worker.slots - worker.active).sum();
+/// Places what can be placed. `fleet` and `usage` are left as they are after the plan.
+pub fn plan(
+    queue: &[Request<'_>],
+    fleet: &mut [Candidate<'_>],
+    usage: &mut Usage,
+    policy: &Policy,
+    now: i64,
+) -> Vec<Placement> {
+    let by_name: HashMap<&WorkerId, usize> =
+        fleet.iter().enumerate().map(|(at, candidate)| (candidate.worker, at)).collect();
+    let mut open: Vec<usize> = (0..fleet.len()).filter(|at| fleet[*at].has_room()).collect();
     let mut placements = Vec::new();
-    for request in queue {
-        if room == 0 {
-            break;
-        }
-        let able = fleet.iter_mut().filter(|worker| verdict(&request, worker).is_ok());
-        let Some(best) = able.reduce(|best, other| if better(other, best) { other } else { best }) else {
+    let mut turns = order::Turns::new(queue, now);
+    while !open.is_empty() {
+        let Some(request) = turns.next(usage, policy) else { break };
+        if policy.hold(request, usage).is_some() {
             continue;
+        }
+        let found = match &request.pinned {
+            Some(worker) => {
+                by_name.get(worker).copied().filter(|at| filter::verdict(request, &fleet[*at]).is_ok())
+            }
+            None => best(request, fleet, &open),
         };
-        best.active += 1;
-        room -= 1;
-        placements.push((request.session, best.worker.clone()));
+        let Some(at) = found else { continue };
+        fleet[at].take();
+        usage.add(request.caller, request.project);
+        placements.push((request.session, fleet[at].worker.clone()));
+        if !fleet[at].has_room() {
+            open.retain(|candidate| *candidate != at);
+        }
     }
     placements
 }
 
-/// Whether `a` has the greater free share, or the same and the smaller name.
+/// The best of the able workers. The look begins at a place of the session's own, so that in a large farm not
+/// all of them compare the same few.
+fn best(request: &Request<'_>, fleet: &[Candidate<'_>], open: &[usize]) -> Option<usize> {
+    let start = crc32c::crc32c(request.session.as_uuid().as_bytes()) as usize % open.len();
+    let around = open[start..].iter().chain(&open[..start]).copied();
+    let able = around.filter(|at| filter::verdict(request, &fleet[*at]).is_ok()).take(COMPARED);
+    able.reduce(|best, other| if better(&fleet[other], &fleet[best]) { other } else { best })
+}
+
+/// Whether `a` failed less, or as much and has the greater free share, or the same and the smaller name.
 fn better(a: &Candidate<'_>, b: &Candidate<'_>) -> bool {
     let free = |worker: &Candidate<'_>| u64::from(worker.slots.saturating_sub(worker.active));
     let left = free(a) * u64::from(b.slots);
     let right = free(b) * u64::from(a.slots);
-    (left, b.worker) > (right, a.worker)
-}
-
-/// Whether `worker` can take `request` now.
-///
-/// # Errors
-/// The first thing that stands against it; what lasts longest first.
-pub fn verdict(request: &Request<'_>, worker: &Candidate<'_>) -> Result<(), Refusal> {
-    if let Some(pinned) = request.pinned.as_ref().filter(|pinned| *pinned != worker.worker) {
-        return Err(Refusal::Elsewhere(pinned.clone()));
-    }
-    let trusted = worker.projects.get(request.project).ok_or(Refusal::Project)?;
-    if request.trust && !trusted {
-        return Err(Refusal::Trust);
-    }
-    let lacking = request.labels.iter().filter(|(key, value)| worker.labels.get(*key) != Some(value)).min();
-    if let Some((key, value)) = lacking {
-        return Err(Refusal::Label(key.clone(), value.clone()));
-    }
-    if !worker.connected {
-        return Err(Refusal::Silent);
-    }
-    if worker.active >= worker.slots {
-        return Err(Refusal::Full(worker.slots));
-    }
-    Ok(())
-}
-
-/// Why a session waits: a sentence for the whole, and a verdict per worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Why {
-    /// For people.
-    pub sentence: String,
-    /// Per worker, by name.
-    pub refusals: Vec<(WorkerId, Refusal)>,
-}
-
-/// What stands against `request` on each worker.
-#[must_use]
-pub fn why(request: &Request<'_>, fleet: &[Candidate<'_>]) -> Why {
-    let refused = |worker: &Candidate<'_>| Some((worker.worker.clone(), verdict(request, worker).err()?));
-    let refusals: Vec<_> = fleet.iter().filter_map(refused).collect();
-    let served: Vec<_> = refusals.iter().filter(|(_, refusal)| *refusal != Refusal::Project).collect();
-    let sentence = if refusals.len() < fleet.len() {
-        "about to be placed".to_owned()
-    } else if let Some(pinned) = &request.pinned {
-        match refusals.iter().find(|(worker, _)| worker == pinned) {
-            Some((_, refusal)) => format!("its workspace is on {pinned}: {refusal}"),
-            None => format!("its workspace is on {pinned}: not connected"),
-        }
-    } else if refusals.is_empty() {
-        "no worker is connected".to_owned()
-    } else if served.is_empty() {
-        format!("no connected worker serves the project {}", request.project)
-    } else if served.iter().all(|(_, refusal)| matches!(refusal, Refusal::Full(_))) {
-        "every worker that serves the project is full".to_owned()
-    } else {
-        match served.as_slice() {
-            [(worker, refusal)] => format!("{worker}: {refusal}"),
-            several => format!("none of {} workers that serve the project can take it", several.len()),
-        }
-    };
-    Why { sentence, refusals }
+    (b.failures, left, b.worker) > (a.failures, right, a.worker)
 }
 
 #[cfg(test)]

@@ -2,34 +2,54 @@ use proptest::prelude::*;
 
 use super::*;
 
+const MINUTE: i64 = 60_000;
+
+/// What a test says of a worker; the rest is plain.
+#[derive(Debug, Clone)]
+struct Shape {
+    connected: bool,
+    slots: u32,
+    active: u32,
+    project: &'static str,
+    trust: bool,
+}
+
+const fn shape(connected: bool, slots: u32, active: u32, serves: bool, trust: bool) -> Shape {
+    Shape { connected, slots, active, project: if serves { "p" } else { "q" }, trust }
+}
+
 struct Farm {
     names: Vec<WorkerId>,
     labels: Vec<HashMap<String, String>>,
     projects: Vec<BTreeMap<String, bool>>,
-    shape: Vec<(bool, u32, u32)>,
+    shapes: Vec<Shape>,
 }
 
 impl Farm {
-    fn new(workers: &[(bool, u32, u32, bool, bool)]) -> Self {
-        let serve = |(_, _, _, p, trust): &(bool, u32, u32, bool, bool)| {
-            let name = if *p { "p" } else { "q" };
-            BTreeMap::from([(name.to_owned(), *trust)])
-        };
+    fn new(shapes: &[Shape]) -> Self {
         let label = |n: usize| HashMap::from([("even".to_owned(), n.is_multiple_of(2).to_string())]);
         Self {
-            names: (0..workers.len()).map(|n| format!("w{n:02}").parse().expect("a name")).collect(),
-            labels: (0..workers.len()).map(label).collect(),
-            projects: workers.iter().map(serve).collect(),
-            shape: workers.iter().map(|worker| (worker.0, worker.1, worker.2)).collect(),
+            names: (0..shapes.len()).map(|n| format!("w{n:02}").parse().expect("a name")).collect(),
+            labels: (0..shapes.len()).map(label).collect(),
+            projects: shapes.iter().map(|s| BTreeMap::from([(s.project.to_owned(), s.trust)])).collect(),
+            shapes: shapes.to_vec(),
         }
     }
 
     fn candidates(&self) -> Vec<Candidate<'_>> {
         let candidate = |n: usize| Candidate {
             worker: &self.names[n],
-            connected: self.shape[n].0,
-            slots: self.shape[n].1,
-            active: self.shape[n].2,
+            connected: self.shapes[n].connected,
+            maintenance: None,
+            slots: self.shapes[n].slots,
+            active: self.shapes[n].active,
+            starting: 0,
+            starts_at_once: 0,
+            memory: None,
+            memory_per_session: 0,
+            disk: None,
+            disk_reserve: 0,
+            failures: 0,
             labels: &self.labels[n],
             projects: &self.projects[n],
         };
@@ -41,38 +61,75 @@ fn none() -> HashMap<String, String> {
     HashMap::new()
 }
 
-fn request<'a>(labels: &'a HashMap<String, String>, trust: bool, pinned: Option<&str>) -> Request<'a> {
-    let pinned = pinned.map(|name| name.parse().expect("a name"));
-    Request { session: SessionId::generate(), project: "p", trust, labels, pinned }
+/// The `ticket`th of a queue.
+fn request<'a>(
+    ticket: u64,
+    labels: &'a HashMap<String, String>,
+    trust: bool,
+    pinned: Option<&str>,
+) -> Request<'a> {
+    Request {
+        session: SessionId::generate(),
+        ticket,
+        since: 0,
+        priority: 0,
+        caller: "somebody",
+        project: "p",
+        trust,
+        labels,
+        pinned: pinned.map(|name| name.parse().expect("a name")),
+        quarantined: false,
+    }
+}
+
+fn place(queue: &[Request<'_>], fleet: &mut [Candidate<'_>]) -> Vec<Placement> {
+    plan(queue, fleet, &mut Usage::default(), &Policy::default(), 0)
+}
+
+fn told(request: &Request<'_>, fleet: &[Candidate<'_>]) -> Why {
+    why(request, fleet, &Usage::default(), &Policy::default())
 }
 
 #[test]
 fn the_emptiest_worker_gets_it_and_the_name_breaks_ties() {
-    let farm = Farm::new(&[(true, 4, 2, true, true), (true, 2, 0, true, true), (true, 2, 0, true, true)]);
+    let farm = Farm::new(&[
+        shape(true, 4, 2, true, true),
+        shape(true, 2, 0, true, true),
+        shape(true, 2, 0, true, true),
+    ]);
     let labels = none();
-    let queue: Vec<_> = (0..7).map(|_| request(&labels, false, None)).collect();
+    let queue: Vec<_> = (0..7).map(|n| request(n, &labels, false, None)).collect();
     let placed: Vec<_> =
-        plan(queue, &mut farm.candidates()).into_iter().map(|(_, w)| w.to_string()).collect();
+        place(&queue, &mut farm.candidates()).into_iter().map(|(_, w)| w.to_string()).collect();
     assert_eq!(placed, ["w01", "w02", "w00", "w01", "w02", "w00"]);
+    // One where sessions could not be started lately comes last: it would swallow the queue.
+    let mut fleet = farm.candidates();
+    fleet[1].failures = 1;
+    let placed: Vec<_> = place(&queue[..3], &mut fleet).into_iter().map(|(_, w)| w.to_string()).collect();
+    assert_eq!(placed, ["w02", "w00", "w02"]);
 }
 
 #[test]
 fn what_cannot_be_placed_holds_up_nobody_and_is_told_why() {
-    let farm = Farm::new(&[(true, 1, 0, true, false), (false, 9, 0, true, true), (true, 9, 0, false, true)]);
+    let farm = Farm::new(&[
+        shape(true, 1, 0, true, false),
+        shape(false, 9, 0, true, true),
+        shape(true, 9, 0, false, true),
+    ]);
     let labels = none();
     let even = HashMap::from([("even".to_owned(), "false".to_owned())]);
     let queue = [
-        request(&labels, true, None),
-        request(&labels, false, Some("w01")),
-        request(&even, false, None),
-        request(&labels, false, None),
-        request(&labels, false, None),
+        request(0, &labels, true, None),
+        request(1, &labels, false, Some("w01")),
+        request(2, &even, false, None),
+        request(3, &labels, false, None),
+        request(4, &labels, false, None),
     ];
     let mut fleet = farm.candidates();
-    let placed = plan(queue.clone(), &mut fleet);
+    let placed = place(&queue, &mut fleet);
     assert_eq!(placed.len(), 1);
     assert_eq!(placed[0].0, queue[3].session);
-    let reasons: Vec<_> = queue.iter().map(|request| why(request, &fleet)).collect();
+    let reasons: Vec<_> = queue.iter().map(|request| told(request, &fleet)).collect();
     assert_eq!(
         reasons[0].refusals.iter().map(|(_, refusal)| refusal.clone()).collect::<Vec<_>>(),
         [Refusal::Trust, Refusal::Silent, Refusal::Project]
@@ -80,41 +137,222 @@ fn what_cannot_be_placed_holds_up_nobody_and_is_told_why() {
     assert_eq!(reasons[1].sentence, "its workspace is on w01: not connected");
     assert_eq!(reasons[2].refusals[0].1.to_string(), "lacks the label even=false");
     assert_eq!(reasons[4].refusals[0].1.to_string(), "all 1 slots are taken");
-    assert_eq!(why(&queue[0], &[]).sentence, "no worker is connected");
+    assert_eq!(told(&queue[0], &[]).sentence, "no worker is connected");
 }
+
+#[test]
+fn memory_disk_starts_and_maintenance_are_room_too() {
+    const GIB: u64 = 1 << 30;
+    let farm = Farm::new(&[shape(true, 100, 0, true, true)]);
+    let labels = none();
+    let queue: Vec<_> = (0..10).map(|n| request(n, &labels, false, None)).collect();
+    let limited = |limit: fn(&mut Candidate<'_>)| {
+        let mut fleet = farm.candidates();
+        limit(&mut fleet[0]);
+        let placed = place(&queue, &mut fleet).len();
+        (placed, told(&queue[9], &fleet).refusals.pop().map(|(_, refusal)| refusal))
+    };
+    // 5 GiB are free, each is expected to take 2, and one is starting already.
+    let memory = limited(|w| {
+        (w.memory, w.memory_per_session, w.starting) = (Some(5 * GIB), 2 * GIB, 1);
+    });
+    assert_eq!(memory, (1, Some(Refusal::Memory(5 * GIB, 6 * GIB))));
+    let disk = limited(|w| (w.disk, w.disk_reserve) = (Some(GIB), 2 * GIB));
+    assert_eq!(disk, (0, Some(Refusal::Disk(GIB, 2 * GIB))));
+    let starts = limited(|w| w.starts_at_once = 3);
+    assert_eq!(starts, (3, Some(Refusal::Starting(3))));
+    let cordoned = limited(|w| w.maintenance = Some("cordoned: new disk".to_owned()));
+    assert_eq!(cordoned, (0, Some(Refusal::Maintenance("cordoned: new disk".to_owned()))));
+    // What a worker does not report is no limit.
+    assert_eq!(limited(|w| (w.memory_per_session, w.disk_reserve) = (GIB, GIB)), (10, None));
+}
+
+#[test]
+fn the_urgent_go_first_and_ten_minutes_of_waiting_are_worth_a_step() {
+    let farm = Farm::new(&[shape(true, 2, 0, true, true)]);
+    let labels = none();
+    let with = |ticket, priority, since| Request { priority, since, ..request(ticket, &labels, false, None) };
+    let queue = [with(0, 0, 0), with(1, 2, 0), with(2, 1, 0)];
+    let placed = |queue: &[Request<'_>], now| -> Vec<_> {
+        let placed = plan(queue, &mut farm.candidates(), &mut Usage::default(), &Policy::default(), now);
+        placed.iter().map(|(id, _)| queue.iter().find(|r| r.session == *id).expect("asked").ticket).collect()
+    };
+    assert_eq!(placed(&queue, 0), [1, 2]);
+    // The first has waited for half an hour when the others come.
+    let late = [with(0, 0, 0), with(1, 2, 30 * MINUTE), with(2, 1, 30 * MINUTE)];
+    assert_eq!(placed(&late, 30 * MINUTE), [0, 1]);
+    // A clock that was set back lets nobody overtake.
+    let back = [with(0, 0, 60 * MINUTE), with(1, 0, 0), with(2, 0, 0)];
+    assert_eq!(placed(&back, 60 * MINUTE), [0, 1]);
+}
+
+#[test]
+fn callers_share_by_weight_and_caps_and_quarantine_hold() {
+    let farm = Farm::new(&[shape(true, 12, 0, true, true)]);
+    let labels = none();
+    let queue: Vec<_> = (0..60)
+        .map(|n| Request {
+            caller: ["many", "few", "heavy"][if n < 40 { 0 } else { 1 + n as usize % 2 }],
+            quarantined: n == 0,
+            ..request(n, &labels, false, None)
+        })
+        .collect();
+    let counts = |policy: &Policy| {
+        let mut usage = Usage::default();
+        let mut fleet = farm.candidates();
+        plan(&queue, &mut fleet, &mut usage, policy, 0);
+        let held = why(&queue[39], &fleet, &usage, policy).hold;
+        (["many", "few", "heavy"].map(|caller| usage.of_caller(caller)), held)
+    };
+    assert_eq!(counts(&Policy::default()), ([4, 4, 4], None));
+    let weights = BTreeMap::from([("heavy".to_owned(), 2)]);
+    let weighted = Policy { weights, ..Policy::default() };
+    assert_eq!(counts(&weighted), ([3, 3, 6], None));
+    let capped = Policy { caller_caps: BTreeMap::from([("many".to_owned(), 2)]), ..weighted };
+    assert_eq!(counts(&capped), ([2, 4, 6], Some(Hold::Caller(2))));
+    let project = Policy { project_cap: Some(6), ..Policy::default() };
+    assert_eq!(counts(&project), ([2, 2, 2], Some(Hold::Project(6))));
+    let quarantined = told(&queue[0], &farm.candidates());
+    assert_eq!(quarantined.hold, Some(Hold::Quarantine));
+    assert!(quarantined.sentence.contains("a message lets it go on"), "{}", quarantined.sentence);
+}
+
+fn arbitrary_shape() -> impl Strategy<Value = Shape> {
+    (any::<bool>(), 1u32..5, 0u32..5, any::<bool>(), any::<bool>())
+        .prop_map(|(connected, slots, active, serves, trust)| shape(connected, slots, active, serves, trust))
+}
+
+/// Trust, pin, priority, caller.
+type Wish = (bool, Option<usize>, i32, usize);
+
+fn wishes() -> impl Strategy<Value = Vec<Wish>> {
+    let wish = (any::<bool>(), prop::option::of(0usize..14), -3..4i32, 0usize..3);
+    prop::collection::vec(wish, 0..40)
+}
+
+const CALLERS: [&str; 3] = ["a", "b", "c"];
 
 proptest! {
     #[test]
-    fn never_over_capacity_in_order_among_equals_and_stable(
-        workers in prop::collection::vec(
-            (any::<bool>(), 1u32..5, 0u32..5, any::<bool>(), any::<bool>()),
-            0..12,
-        ),
-        queue in prop::collection::vec((any::<bool>(), prop::option::of(0usize..14)), 0..40),
+    fn never_over_capacity_or_cap_in_order_among_equals_and_stable(
+        workers in prop::collection::vec(arbitrary_shape(), 0..12),
+        queue in wishes(),
+        cap in prop::option::of(0u32..6),
+        weight in 0u32..4,
     ) {
         let farm = Farm::new(&workers);
         let labels = none();
         let queue: Vec<_> = queue
             .iter()
-            .map(|(trust, pin)| request(&labels, *trust, pin.map(|n| format!("w{n:02}")).as_deref()))
+            .enumerate()
+            .map(|(n, (trust, pin, priority, caller))| Request {
+                priority: *priority,
+                caller: CALLERS[*caller],
+                since: n as i64 * MINUTE,
+                ..request(n as u64, &labels, *trust, pin.map(|n| format!("w{n:02}")).as_deref())
+            })
             .collect();
+        let policy = Policy {
+            caller_cap: cap,
+            weights: BTreeMap::from([("a".to_owned(), weight)]),
+            ..Policy::default()
+        };
+        let now = 60 * MINUTE;
         let mut fleet = farm.candidates();
-        let placements = plan(queue.clone(), &mut fleet);
-        prop_assert_eq!(&placements, &plan(queue.clone(), &mut farm.candidates()));
+        let mut usage = Usage::default();
+        let placements = plan(&queue, &mut fleet, &mut usage, &policy, now);
+        let mut reversed = queue.clone();
+        reversed.reverse();
+        let again = plan(&reversed, &mut farm.candidates(), &mut Usage::default(), &policy, now);
+        prop_assert_eq!(&placements, &again, "the order of the list does not count, tickets do");
         for (before, after) in farm.candidates().iter().zip(&fleet) {
             let given = placements.iter().filter(|(_, worker)| worker == before.worker).count();
             prop_assert_eq!(before.active as usize + given, after.active as usize);
             prop_assert!(given == 0 || (before.connected && after.active <= after.slots));
         }
+        for caller in CALLERS {
+            let given = queue.iter().filter(|r| r.caller == caller);
+            let given = given.filter(|r| placements.iter().any(|(id, _)| *id == r.session)).count();
+            prop_assert_eq!(given, usage.of_caller(caller) as usize);
+            prop_assert!(cap.is_none_or(|cap| given <= cap as usize));
+        }
         let placed = |request: &Request<'_>| placements.iter().any(|(id, _)| *id == request.session);
         for (n, earlier) in queue.iter().enumerate() {
-            let waits = why(earlier, &fleet);
+            let waits = why(earlier, &fleet, &usage, &policy);
             // Nothing that could still run is left out, and every worker says why not.
-            prop_assert!(placed(earlier) || waits.refusals.len() == fleet.len());
+            prop_assert!(placed(earlier) || waits.hold.is_some() || waits.refusals.len() == fleet.len());
             for later in &queue[n + 1..] {
-                let equal = earlier.trust == later.trust && earlier.pinned == later.pinned;
+                let equal = earlier.trust == later.trust
+                    && earlier.pinned == later.pinned
+                    && earlier.caller == later.caller
+                    && earlier.priority >= later.priority;
                 prop_assert!(!equal || placed(earlier) || !placed(later));
             }
         }
     }
+
+    /// A caller that always has something more urgent to do keeps nobody from his turn for ever, and everybody
+    /// gets his share meanwhile.
+    #[test]
+    fn nobody_starves(
+        slots in 1u32..4,
+        turn in 1i64..20,
+        greedy_priority in -10..11i32,
+        patient_priority in -10..11i32,
+    ) {
+        let farm = Farm::new(&[shape(true, slots, 0, true, true)]);
+        let labels = none();
+        let mut ticket = 0;
+        let mut queue: Vec<Request<'_>> = Vec::new();
+        let patient = Request {
+            caller: "patient", priority: patient_priority, ..request(0, &labels, false, None)
+        };
+        queue.push(patient.clone());
+        // From the lowest to the highest priority are twenty steps of ten minutes, and one more to be ahead;
+        // then those five go first that waited nearly as long.
+        let latest = 21 * 10 * MINUTE + 7 * turn * MINUTE;
+        let mut running: Vec<(i64, Request<'_>)> = Vec::new();
+        let mut now = 0;
+        loop {
+            prop_assert!(now <= latest, "it waits since {} minutes", now / MINUTE);
+            running.retain(|(until, _)| *until > now);
+            while queue.iter().filter(|request| request.caller == "greedy").count() < 5 {
+                ticket += 1;
+                let since = now;
+                queue.push(Request {
+                    caller: "greedy", priority: greedy_priority, since, ..request(ticket, &labels, false, None)
+                });
+            }
+            let mut fleet = farm.candidates();
+            fleet[0].active = running.len() as u32;
+            let mut usage = Usage::default();
+            running.iter().for_each(|(_, request)| usage.add(request.caller, request.project));
+            let placed = plan(&queue, &mut fleet, &mut usage, &Policy::default(), now);
+            if placed.iter().any(|(id, _)| *id == patient.session) {
+                break;
+            }
+            for (id, _) in placed {
+                let at = queue.iter().position(|request| request.session == id).expect("it was asked");
+                running.push((now + turn * MINUTE, queue.remove(at)));
+            }
+            now += MINUTE;
+        }
+    }
+}
+
+#[test]
+fn a_thousand_workers_and_ten_thousand_sessions_are_planned_at_once() {
+    let farm = Farm::new(&vec![shape(true, 10, 0, true, true); 1000]);
+    let labels = none();
+    let queue: Vec<_> = (0..10_000)
+        .map(|n| Request { caller: CALLERS[n as usize % 3], ..request(n, &labels, false, None) })
+        .collect();
+    let mut fleet = farm.candidates();
+    let begun = std::time::Instant::now();
+    let placed = place(&queue, &mut fleet);
+    let took = begun.elapsed();
+    assert_eq!(placed.len(), 10_000, "all of it fits");
+    assert!(fleet.iter().all(|worker| worker.active == 10));
+    // Far more than it takes without optimisation on a machine that is busy otherwise.
+    assert!(took < std::time::Duration::from_secs(30), "{took:?}");
 }

@@ -10,6 +10,25 @@ use tonic::{Status, metadata::MetadataMap};
 use super::Context;
 use crate::fleet::link::Closed;
 
+/// Who a caller is that does not say.
+const LOCAL: &str = "local";
+/// Characters of a caller's name.
+const CALLER_CHARS: usize = 64;
+
+/// Who calls, as it says itself: enough between programs of one machine, where nobody is kept from anything.
+pub(super) fn caller(metadata: &MetadataMap) -> Result<String, Error> {
+    let Some(value) = metadata.get(metadata::CALLER) else { return Ok(LOCAL.to_owned()) };
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
+    let sound = |name: &&str| (1..=CALLER_CHARS).contains(&name.len()) && name.bytes().all(plain);
+    let name = value.to_str().ok().filter(sound);
+    name.map(str::to_owned).ok_or_else(|| {
+        Error::invalid(
+            metadata::CALLER,
+            format!("is no name of 1 to {CALLER_CHARS} characters of [a-zA-Z0-9._@-]"),
+        )
+    })
+}
+
 /// The worker that calls and its live link.
 pub(super) async fn linked(context: &Context, metadata: &MetadataMap) -> Result<(WorkerId, Closed), Status> {
     let text = |key| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();

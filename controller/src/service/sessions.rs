@@ -20,7 +20,7 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{Context, changes, fit, leaving, read, validate};
+use super::{Context, changes, fit, leaving, peer, read, validate};
 use crate::engine::{InputRequest, ListQuery, Place, SpawnRequest, Watcher};
 
 /// How long ArchiveSession waits for the worker.
@@ -43,12 +43,16 @@ impl Sessions {
         Self { context }
     }
 
-    async fn spawn(&self, request: SpawnSessionRequest) -> Result<SpawnSessionResponse, Error> {
+    async fn spawn(
+        &self,
+        request: SpawnSessionRequest,
+        caller: String,
+    ) -> Result<SpawnSessionResponse, Error> {
         let spec = request.spec.unwrap_or_default();
         validate::spec(&spec)?;
         validate::request_id(&request.request_id)?;
         let traceparent = telemetry::traceparent();
-        let request = SpawnRequest { spec, request_id: request.request_id, traceparent };
+        let request = SpawnRequest { spec, request_id: request.request_id, traceparent, caller };
         let (session, replayed) = self.context.engine.spawn(request).await?;
         tracing::Span::current().record("session.id", session.session_id.as_str());
         Ok(SpawnSessionResponse { session: Some(fit::one(session)), replayed })
@@ -61,7 +65,12 @@ impl Sessions {
         }
         let deadline = Instant::now() + RELEASE_WAIT;
         let id = session.session_id.clone();
-        let (mut watcher, now) = self.context.engine.watch(vec![id.clone()]).await?;
+        // Archived and, where nothing is kept for long, forgotten: it did happen.
+        let is_forgotten = |error: &Error| error.code == ErrorCode::SessionNotFound;
+        let (mut watcher, now) = match self.context.engine.watch(vec![id.clone()]).await {
+            Err(error) if is_forgotten(&error) => return Ok(session),
+            watched => watched?,
+        };
         let mut session = now.into_iter().next().unwrap_or(session);
         while is_releasing(&session) {
             tokio::select! {
@@ -69,10 +78,8 @@ impl Sessions {
                 () = self.context.leaving.requested() => break,
             }
             match self.context.engine.get(id.clone()).await {
-                Ok(now) => session = now,
-                // Archived and, where nothing is kept for long, forgotten: it did happen.
-                Err(error) if error.code == ErrorCode::SessionNotFound => break,
-                Err(error) => return Err(error),
+                Err(error) if is_forgotten(&error) => break,
+                now => session = now?,
             }
         }
         Ok(session)
@@ -91,7 +98,8 @@ impl SessionService for Sessions {
     ) -> Result<Response<SpawnSessionResponse>, Status> {
         let span = tracing::info_span!("session.spawn", session.id = tracing::field::Empty);
         grpc::set_parent(&span, request.metadata());
-        Ok(Response::new(self.spawn(request.into_inner()).instrument(span).await?))
+        let caller = peer::caller(request.metadata())?;
+        Ok(Response::new(self.spawn(request.into_inner(), caller).instrument(span).await?))
     }
 
     async fn get_session(

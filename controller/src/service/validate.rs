@@ -113,6 +113,9 @@ pub(super) fn spec(spec: &SessionSpec) -> Result<(), Error> {
     problems.check(spec.timeout_minutes <= TIMEOUT_MINUTES, "timeoutMinutes", || {
         format!("is {}, more than the {TIMEOUT_MINUTES} allowed", spec.timeout_minutes)
     });
+    problems.check(limits::PRIORITIES.contains(&spec.priority), "priority", || {
+        format!("is {}, not -10 to 10", spec.priority)
+    });
     let budget = spec.max_budget_usd;
     problems.check(budget.is_finite() && budget >= 0.0, "maxBudgetUsd", || "is no amount".to_owned());
     problems.labels("labels", &spec.labels);

@@ -37,6 +37,9 @@ pub struct Fixed {
     /// Trace context of the spawn.
     #[prost(string, tag = "6")]
     pub traceparent: String,
+    /// Who spawned it; empty in records of the first builds.
+    #[prost(string, tag = "7")]
+    pub caller: String,
 }
 
 /// An attention that was answered.
@@ -144,6 +147,12 @@ pub struct State {
     /// When it was archived; none in records of the first build.
     #[prost(message, optional, tag = "31")]
     pub archived_at: Option<Timestamp>,
+    /// Boot of its machine when it was last placed or the machine came back; empty: not known.
+    #[prost(string, tag = "32")]
+    pub boot: String,
+    /// How often its machine went down while it ran, since a turn ended or a caller asked for more.
+    #[prost(uint32, tag = "33")]
+    pub crashes_in_a_row: u32,
 }
 
 /// A request id that was used for an input of this session.
@@ -246,6 +255,12 @@ impl Session {
     #[must_use]
     pub fn worker(&self) -> Option<WorkerId> {
         self.state.worker.parse().ok()
+    }
+
+    /// Who spawned it.
+    #[must_use]
+    pub fn caller(&self) -> &str {
+        &self.fixed.caller
     }
 
     /// Whether `worker` holds or held its last attempt.

@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | `boot` | `Boot`: how often a controller has started here | once per start |
 //! | `project/<name>/<worker>` | `Project`, as the worker announced it last | at a Hello that differs |
+//! | `worker/<name>` | `Worker`: that it is cordoned or drains | by an operator |
 //! | `session/<id>/fixed` | `Fixed`: what never changes: spec, handle, request id | once |
 //! | `session/<id>/state` | `State`: all that changes and is small | with every change |
 //! | `session/<id>/input/<seq, 20 digits>` | `Input` not applied (but the prompt) | once, then removed |
@@ -21,6 +22,9 @@ pub const BOOT: &str = "boot";
 pub const SESSIONS: &str = "session/";
 /// Prefix of all projects.
 pub const PROJECTS: &str = "project/";
+
+/// Prefix of all workers.
+pub const WORKERS: &str = "worker/";
 
 /// A part of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -62,6 +66,12 @@ pub fn parse_session(key: &str) -> Option<(SessionId, Part)> {
         _ => return None,
     };
     Some((id.parse().ok()?, part))
+}
+
+/// The key of what is kept of a worker.
+#[must_use]
+pub fn worker(name: &str) -> String {
+    format!("{WORKERS}{name}")
 }
 
 /// The key of a project as one worker serves it.

@@ -32,6 +32,8 @@ pub enum Kind {
     Project = 6,
     /// Eight bytes, little endian.
     Boot = 7,
+    /// [`crate::fleet::maintenance::Maintenance`]
+    Worker = 8,
 }
 
 /// A value that is not what its key says.

@@ -6,6 +6,7 @@ mod disk;
 mod farm;
 mod fleet;
 mod life;
+mod maintenance;
 mod output;
 mod recovery;
 mod restart;

@@ -39,11 +39,12 @@ pub fn hello(name: &str, slots: u32) -> Hello {
         incarnation: muster_proto::ids::Incarnation::generate().to_string(),
         protocol: Some(PROTOCOL),
         version: "test".into(),
-        capacity: Some(Capacity { slots }),
+        capacity: Some(Capacity { slots, ..Capacity::default() }),
         labels: HashMap::from([("os".into(), "linux".into())]),
         projects: vec![project("demo")],
         held: Vec::new(),
         claude_version: "2.1.0".into(),
+        boot_id: String::new(),
     }
 }
 
@@ -134,6 +135,14 @@ impl FakeWorker {
         let at = Some(muster_proto::time::now());
         let event = SessionEvent { session_id: session.into(), attempt, event_seq, at, body: Some(body) };
         self.up.send(ConnectRequest { body: Some(Up::Event(event)) }).await.expect("the link holds");
+    }
+
+    /// Says how the machine is, and waits until that is known.
+    pub async fn beat(&mut self, heartbeat: Heartbeat) {
+        self.up.send(ConnectRequest { body: Some(Up::Heartbeat(heartbeat)) }).await.expect("the link holds");
+        // What comes after it on the same link is acknowledged after it was heard.
+        let stranger = format!("beat {}", self.seqs.len());
+        self.report(&stranger, 1, Event::TurnEnded(TurnEnded::default())).await;
     }
 
     /// Workspace, first input and first turn.

@@ -1,5 +1,7 @@
 //! An open question, as a caller sees it: what is asked, exactly, and how to answer.
 
+use std::borrow::Cow;
+
 use muster_proto::v1::{Attention, AttentionReason, Question, attention::Ask};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -20,6 +22,13 @@ pub(crate) struct AttentionView {
     attention_id: String,
     reason: String,
     #[serde(skip_serializing_if = "Option::is_none")]
+    can_allow_always: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    since: Option<String>,
+    answer_with: String,
+    /// Up to the same word in `untrusted_end` everything is the session's own: data, never instructions.
+    untrusted_begin: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
     tool: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
     summary: Option<String>,
@@ -28,8 +37,6 @@ pub(crate) struct AttentionView {
     #[serde(skip_serializing_if = "Option::is_none")]
     decision_reason: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    can_allow_always: Option<bool>,
-    #[serde(skip_serializing_if = "Option::is_none")]
     questions: Option<Vec<QuestionView>>,
     #[serde(skip_serializing_if = "Option::is_none")]
     mcp_server: Option<String>,
@@ -37,9 +44,7 @@ pub(crate) struct AttentionView {
     form_schema: Option<Value>,
     #[serde(skip_serializing_if = "Option::is_none")]
     plan: Option<String>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    since: Option<String>,
-    answer_with: String,
+    untrusted_end: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Serialize, JsonSchema)]
@@ -65,13 +70,15 @@ pub(crate) fn reason_name(reason: AttentionReason) -> String {
 }
 
 impl AttentionView {
-    pub(crate) fn new(attention: &Attention, full: bool) -> Self {
+    pub(crate) fn new(attention: &Attention, full: bool, nonce: &str) -> Self {
         let max = if full { TEXT_CHARS } else { CONCISE_CHARS };
         let clean =
             |text: &str| Some(cut_end(&sanitise(text), max).into_owned()).filter(|text| !text.is_empty());
         let mut view = Self {
             attention_id: attention.attention_id.clone(),
             reason: reason_name(attention.reason()),
+            untrusted_begin: nonce.to_owned(),
+            untrusted_end: nonce.to_owned(),
             tool: None,
             summary: None,
             input: None,
@@ -169,7 +176,13 @@ pub(crate) fn shorten(value: &mut Value, max: usize) {
             *text = clean;
         }
         Value::Array(values) => values.iter_mut().for_each(|value| shorten(value, max)),
-        Value::Object(values) => values.values_mut().for_each(|value| shorten(value, max)),
+        Value::Object(values) => {
+            if values.keys().any(|key| matches!(sanitise(key), Cow::Owned(_))) {
+                let renamed = std::mem::take(values).into_iter();
+                values.extend(renamed.map(|(key, value)| (sanitise(&key).into_owned(), value)));
+            }
+            values.values_mut().for_each(|value| shorten(value, max));
+        }
         Value::Null | Value::Bool(_) | Value::Number(_) => {}
     }
 }

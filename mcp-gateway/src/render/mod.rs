@@ -12,7 +12,7 @@ mod transcript;
 pub(crate) mod view;
 
 pub use text::sanitise;
-pub(crate) use text::{cut_end, cut_middle};
+pub(crate) use text::{cut_end, cut_middle, fenced, json_len, nonce};
 pub use transcript::Transcript;
 
 /// `SESSION_STATUS_NEEDS_ATTENTION` -> `needs_attention`.

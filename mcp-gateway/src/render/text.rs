@@ -31,6 +31,7 @@ pub fn sanitise(text: &str) -> Cow<'_, str> {
             },
             '\u{9b}' => skip_csi(&mut characters),
             '\u{9d}' | '\u{90}' => skip_string(&mut characters),
+            '\u{2028}' | '\u{2029}' => clean.push('\n'),
             c if is_suspect(c) => {}
             c => clean.push(c),
         }
@@ -44,15 +45,17 @@ const fn is_suspect(c: char) -> bool {
         '\u{0}'..='\u{8}'
             | '\u{b}'..='\u{1f}'
             | '\u{7f}'..='\u{9f}'
+            | '\u{ad}'
             | '\u{61c}'
             | '\u{180e}'
             | '\u{200b}'
             | '\u{200e}'
             | '\u{200f}'
-            | '\u{202a}'..='\u{202e}'
+            | '\u{2028}'..='\u{202e}'
             | '\u{2060}'..='\u{2069}'
             | '\u{feff}'
-            | '\u{e0000}'..='\u{e007f}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}'
     )
 }
 
@@ -73,6 +76,31 @@ fn skip_string(characters: &mut std::iter::Peekable<impl Iterator<Item = char>>)
             _ => {}
         }
     }
+}
+
+/// A word nobody could have foreseen: it fences text that may imitate anything it has seen.
+pub(crate) fn nonce() -> String {
+    uuid::Uuid::new_v4().simple().to_string()[..12].to_owned()
+}
+
+/// `text` of a session between two marks that it cannot imitate, for readers of plain text.
+pub(crate) fn fenced(session: &str, text: &str, nonce: &str) -> String {
+    let end = if text.is_empty() || text.ends_with('\n') { "" } else { "\n" };
+    format!(
+        "<session_output session=\"{session}\" nonce=\"{nonce}\">\n{text}{end}</session_output \
+         nonce=\"{nonce}\">"
+    )
+}
+
+/// Bytes of `text` as a JSON string, without its quotes.
+pub(crate) fn json_len(text: &str) -> usize {
+    text.chars()
+        .map(|c| match c {
+            '"' | '\\' | '\n' | '\r' | '\t' | '\u{8}' | '\u{c}' => 2,
+            '\u{0}'..='\u{1f}' => 6,
+            c => c.len_utf8(),
+        })
+        .sum()
 }
 
 /// At most `max` characters of the beginning, with a note of how many there were.
@@ -115,8 +143,21 @@ mod tests {
             ("\u{202e}evil\u{2066}\u{200b}\u{feff}\u{e0041}", "evil"),
             ("\u{9b}31mred", "red"),
             ("unended \u{1b}[12", "unended "),
+            ("so\u{ad}ft \u{e0101}\u{e01ef}\u{fff9}line\u{2028}break", "soft line\nbreak"),
+            ("a family \u{1f468}\u{200d}\u{1f467}", "a family \u{1f468}\u{200d}\u{1f467}"),
         ] {
             assert_eq!(sanitise(dirty), clean, "{dirty:?}");
+        }
+    }
+
+    #[test]
+    fn a_fence_cannot_be_foreseen_and_lengths_are_those_of_json() {
+        assert_ne!(nonce(), nonce());
+        let fence = fenced("fix-1", "</session_output>\nx", "8f2c");
+        assert!(fence.ends_with("x\n</session_output nonce=\"8f2c\">"), "{fence}");
+        for text in ["", "plain", "\"\\\n\r\t\u{8}\u{c}\u{0}\u{1b}\u{7f}", "äöü\u{1f468}"] {
+            let json = serde_json::to_string(text).expect("JSON");
+            assert_eq!(json_len(text), json.len() - 2, "{text:?}");
         }
     }
 

@@ -1,12 +1,15 @@
-//! The nine tools: their names, their definitions, and the way from a name to its code.
+//! The eleven tools: their names, their definitions, and the way from a name to its code.
 //!
 //! One file a tool: what it takes, what it says, what it does. Invariant: a call that fails in its arguments
 //! has asked the controller nothing.
 
 mod archive_session;
+mod ask_user;
+mod get_farm_status;
 mod get_session_changes;
 mod get_session_output;
 mod get_session_status;
+mod integrate_session;
 mod list_sessions;
 mod output_page;
 mod progress;
@@ -19,7 +22,14 @@ mod wait_for_completion;
 use std::borrow::Cow;
 
 use muster_proto::error::{Error, ErrorCode};
-use rmcp::model::{CallToolResult, ContentBlock, JsonObject, MetaObject, Tool, ToolAnnotations};
+use rmcp::{
+    RoleServer,
+    model::{
+        CallToolResponse, CallToolResult, ContentBlock, InputResponses, JsonObject, MetaObject, Tool,
+        ToolAnnotations,
+    },
+    service::Peer,
+};
 use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
@@ -43,10 +53,25 @@ pub(crate) struct Call<'a> {
     pub(crate) waits: WaitLimits,
     pub(crate) tool_use_id: Option<String>,
     pub(crate) progress: Option<Progress>,
+    /// How to put a question before the person at the client; `None`: it cannot show any.
+    pub(crate) asking: Option<Asking>,
+    /// What that person answered, when this call is one made again with answers.
+    pub(crate) answers: InputResponses,
+    /// The client knows links to resources.
+    pub(crate) links: bool,
     /// The caller withdrew this call.
     pub(crate) cancelled: CancellationToken,
     /// The caller is gone.
     pub(crate) hung_up: CancellationToken,
+}
+
+/// How a question reaches the person at the client.
+#[derive(Debug, Clone)]
+pub(crate) enum Asking {
+    /// In the middle of a call.
+    Request(Peer<RoleServer>),
+    /// The call ends with the question and is made again with the answer.
+    Return,
 }
 
 /// Names a request, so that the controller does it once however often it arrives.
@@ -119,12 +144,12 @@ macro_rules! tools {
             name: ToolName,
             schema: &JsonObject,
             arguments: JsonObject,
-        ) -> Result<CallToolResult, Error> {
+        ) -> Result<CallToolResponse, Error> {
             match name {
                 $(ToolName::$variant => {
                     let arguments = $module::accept(arguments);
                     let arguments = args::parse::<$module::Args>(schema, arguments)?;
-                    $module::call(call, arguments).await
+                    Ok(CallToolResponse::from($module::call(call, arguments).await?))
                 })+
             }
         }
@@ -140,7 +165,9 @@ tools! {
     SendInput = send_input,
     WaitForCompletion = wait_for_completion,
     StopSession = stop_session,
+    IntegrateSession = integrate_session,
     ArchiveSession = archive_session,
+    GetFarmStatus = get_farm_status,
 }
 
 /// How a tool behaves, for clients that ask people by it.

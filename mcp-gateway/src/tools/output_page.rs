@@ -11,7 +11,7 @@ use serde_json::Value;
 use crate::{
     controller::{Controller, Span},
     render::{
-        Transcript, cut_middle, events,
+        Transcript, cut_middle, events, json_len,
         lines::{Line, Lines},
     },
 };
@@ -20,6 +20,9 @@ use crate::{
 pub(super) const SCAN_BYTES: u64 = 32 << 20;
 /// How far back the first look for an end goes; further when that holds no whole line.
 const TAIL_BYTES: u64 = 2 << 20;
+
+/// What the note of a cut adds to a line, in characters at most.
+const CUT_NOTE: usize = 80;
 
 /// What lines become.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,9 +39,11 @@ enum Item {
 }
 
 impl Item {
-    fn chars(&self) -> usize {
+    /// What it takes of a page's `max_chars`: its characters, or half its bytes as JSON where those are
+    /// many, so that a page has at most twice as many bytes.
+    fn weight(&self) -> usize {
         match self {
-            Self::Text(text) => text.chars().count(),
+            Self::Text(text) => text.chars().count().max(json_len(text).div_ceil(2)),
             Self::Event(event) => event.to_string().len(),
         }
     }
@@ -136,7 +141,7 @@ fn fill(page: &mut Page, renderer: &mut Renderer, line: &Line<'_>, room: &mut us
         page.next = line.end;
         return true;
     };
-    let chars = item.chars();
+    let chars = item.weight();
     let empty = page.text.is_empty() && page.events.is_empty();
     if chars > *room && !empty {
         page.more = true;
@@ -152,7 +157,16 @@ fn fill(page: &mut Page, renderer: &mut Renderer, line: &Line<'_>, room: &mut us
 fn shortened(item: Item, max: usize, cut: &mut bool) -> Item {
     *cut = true;
     match item {
-        Item::Text(text) => Item::Text(format!("{}\n", cut_middle(text.trim_end(), max))),
+        Item::Text(text) => {
+            let mut room = max;
+            loop {
+                let item = Item::Text(format!("{}\n", cut_middle(text.trim_end(), room)));
+                if item.weight() <= max + CUT_NOTE || room < 8 {
+                    return item;
+                }
+                room -= room / 4;
+            }
+        }
         Item::Event(mut event) => {
             let mut room = max / 4;
             // Strings are shortened until the whole fits; a handful of rounds, each a quarter of the one
@@ -204,16 +218,16 @@ async fn tail_from(source: Source<'_>, from: u64, tail_lines: Option<usize>) -> 
             return true;
         }
         let Some(item) = renderer.line(line) else { return true };
-        let item = if item.chars() > source.max_chars {
+        let item = if item.weight() > source.max_chars {
             shortened(item, source.max_chars, &mut page.line_cut)
         } else {
             item
         };
-        chars += item.chars();
+        chars += item.weight();
         kept.push_back((line.start, item));
         while chars > source.max_chars && kept.len() > 1 {
             if let Some((_, first)) = kept.pop_front() {
-                chars -= first.chars();
+                chars -= first.weight();
                 page.omitted_before = true;
                 page.more = true;
             }

@@ -15,6 +15,7 @@ use super::{Call, Hints, RequestId, ToolName, define, structured};
 use crate::{
     controller::required,
     render::view::{Form, SessionView},
+    resources,
 };
 
 #[derive(Debug, Deserialize, JsonSchema)]
@@ -50,6 +51,9 @@ pub(super) struct Args {
     max_budget_usd: Option<f64>,
     /// Short name shown in lists; the sessionId is made from it. Default: from the prompt.
     title: Option<String>,
+    /// -10 to 10: the higher goes first in the queue. Default 0.
+    #[schemars(range(min = -10, max = 10))]
+    priority: Option<i32>,
     /// Labels to find it by, e.g. {"task": "T-12"}.
     labels: Option<BTreeMap<String, String>>,
     /// sessionId of the session on whose behalf this one runs.
@@ -120,10 +124,14 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
         other => other?,
     };
     let session = required(response.session)?;
-    structured(&Output {
+    let mut result = structured(&Output {
         session: SessionView::new(&session, Form::Concise),
         replayed: response.replayed.then_some(true),
-    })
+    })?;
+    if call.links {
+        result.content.push(resources::link(&session));
+    }
+    Ok(result)
 }
 
 fn spec(args: Args) -> SessionSpec {
@@ -141,8 +149,9 @@ fn spec(args: Args) -> SessionSpec {
         max_turns: args.max_turns.unwrap_or_default(),
         max_budget_usd: args.max_budget_usd.unwrap_or_default(),
         title: args.title.unwrap_or_default(),
+        priority: args.priority.unwrap_or_default(),
         labels: args.labels.unwrap_or_default().into_iter().collect(),
         parent_session: args.parent_session.unwrap_or_default(),
-        required_labels: std::collections::HashMap::default(),
+        ..SessionSpec::default()
     }
 }

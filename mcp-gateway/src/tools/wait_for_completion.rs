@@ -4,7 +4,7 @@
 //! when the caller withdraws or goes away, or when the controller is gone before the first answer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, SystemTime},
 };
@@ -13,17 +13,25 @@ use muster_proto::{
     error::Error,
     v1::{ListSessionsRequest, Session, SessionStatus},
 };
-use rmcp::model::{CallToolResult, JsonObject, Tool};
+use rmcp::{
+    model::{
+        CallToolResponse, ClientResult, ElicitRequest, ElicitResult, InputRequest, InputRequests,
+        InputRequiredResult, JsonObject, ServerRequest, Tool,
+    },
+    service::PeerRequestOptions,
+};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
 
 use super::{
-    Call, Hints, ToolName, define, progress::Reporter, reported::Reported, session_given, structured,
+    Asking, Call, Hints, ToolName, ask_user, define, progress::Reporter, reported::Reported, session_given,
+    structured,
 };
 use crate::{
     render::view::{Form, SessionView, elapsed, has_ended, one_line, status_name},
+    resources,
     watches::{Look, Watch},
 };
 
@@ -31,6 +39,10 @@ use crate::{
 const SESSIONS: usize = 200;
 /// Sessions shown concisely; the rest is shown in brief, so that the result stays readable.
 const SHOWN: usize = 20;
+/// Most links to results.
+const LINKED: usize = 10;
+/// Most questions put before the user at once.
+const ASKED: usize = 5;
 /// How long the controller may take to show the sessions for the first time.
 const FIRST_LOOK: Duration = Duration::from_secs(30);
 /// Characters of what a session does in a progress message.
@@ -53,6 +65,17 @@ pub(super) struct Args {
     /// `cursor` of the wait before: what that reported does not end this wait again. For loops over the same
     /// sessions.
     since: Option<String>,
+    /// return (default): a question ends the wait and you answer it. ask_user: the person at this client is
+    /// asked, where it can show forms.
+    on_attention: Option<OnAttention>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum OnAttention {
+    #[default]
+    Return,
+    AskUser,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize, JsonSchema)]
@@ -106,23 +129,44 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResponse, Error> {
     let since = args.since.as_deref().map(Reported::parse).transpose()?.unwrap_or_default();
     let names = names(call, &args).await?;
     let limits = call.waits;
     let asked = args.timeout_seconds.map_or(limits.default, |seconds| Duration::from_secs(seconds.into()));
     let most = asked.min(limits.most);
-    let wait = Wait {
+    let mut notes = Vec::new();
+    let ask_user = args.on_attention == Some(OnAttention::AskUser);
+    if ask_user && call.asking.is_none() {
+        notes.push("this client cannot ask its user: questions come back to you".to_owned());
+    }
+    let unanswered = given(call).await?;
+    let mut wait = Wait {
         call,
         watch: call.watches.watch(&names),
         names: names.len(),
         mode: args.mode.unwrap_or_default(),
         began: Instant::now(),
+        deadline: Instant::now() + most,
         since,
+        reporter: Reporter::new(call.progress.clone()),
+        unanswered,
     };
-    let seen = wait.run(most).await?;
+    let seen = loop {
+        let seen = wait.run().await?;
+        match &call.asking {
+            Some(asking) if ask_user => match wait.ask(asking, &seen).await? {
+                Asked::Answered => {}
+                Asked::Returned(question) => return Ok(question.into()),
+                Asked::Nothing => break seen,
+            },
+            _ => break seen,
+        }
+    };
+    if !wait.unanswered.is_empty() {
+        notes.push("the user gave no answer: it is yours to give, or to ask about".to_owned());
+    }
     let mut output = wait.output(&seen);
-    let mut notes = Vec::new();
     if asked > most {
         output.capped_to = Some(most.as_secs());
         notes.push(format!("timeoutSeconds was capped to {}", most.as_secs()));
@@ -131,7 +175,27 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
         notes.push("the controller is away: this is what was last seen".to_owned());
     }
     output.note = Some(notes.join("; ")).filter(|note| !note.is_empty());
-    structured(&output)
+    let mut result = structured(&output)?;
+    if call.links {
+        let ready = seen.sessions.values().filter(|session| has_ended(session)).take(LINKED);
+        result.content.extend(ready.map(|session| resources::link(session)));
+    }
+    Ok(result.into())
+}
+
+/// Hands on what the user answered since the call was made first. Gives the questions without an answer.
+async fn given(call: &Call<'_>) -> Result<BTreeSet<String>, Error> {
+    let mut unanswered = BTreeSet::new();
+    for (key, answer) in &call.answers {
+        let answered = match serde_json::from_value::<ElicitResult>(answer.clone()) {
+            Ok(result) => ask_user::give(call, key, &result).await?,
+            Err(_) => false,
+        };
+        if !answered {
+            unanswered.insert(key.clone());
+        }
+    }
+    Ok(unanswered)
 }
 
 /// The sessions to wait for, each once.
@@ -195,22 +259,33 @@ struct Wait<'a> {
     names: usize,
     mode: Mode,
     began: Instant,
+    deadline: Instant,
     since: Reported,
+    reporter: Reporter,
+    /// Questions the user was asked and did not answer.
+    unanswered: BTreeSet<String>,
+}
+
+/// What became of asking the user.
+enum Asked {
+    Answered,
+    /// The call ends with the questions.
+    Returned(InputRequiredResult),
+    /// There is nothing to ask, or nobody answered.
+    Nothing,
 }
 
 impl Wait<'_> {
     /// To the end of the wait; gives what was seen last.
-    async fn run(&self, most: Duration) -> Result<Look, Error> {
+    async fn run(&mut self) -> Result<Look, Error> {
         let call = self.call;
-        let deadline = self.began + most;
-        let mut reporter = Reporter::new(call.progress.clone());
         loop {
             let look = self.watch.look()?;
             // A look itself is not subject to the time-out: 0 means look once. But it ends: before it a dead
             // or silent controller is an error soon, while a wait that has begun outlives one.
             let until = match (look.complete, &look.trouble) {
                 (true, _) if self.satisfied(&look) => return Ok(look),
-                (true, _) => deadline,
+                (true, _) => self.deadline,
                 (false, Some(_)) => self.began + call.config.patience,
                 (false, None) => self.began + FIRST_LOOK.max(call.config.patience),
             };
@@ -218,7 +293,10 @@ impl Wait<'_> {
                 biased;
                 () = abandoned(call) => return Ok(look),
                 () = self.watch.changed() => {}
-                () = reporter.due() => reporter.report(&self.progress(&look)),
+                () = self.reporter.due() => {
+                    let progress = self.progress(&look);
+                    self.reporter.report(&progress);
+                }
                 () = sleep_until(until) => {
                     return match look.trouble {
                         _ if look.complete => Ok(look),
@@ -226,6 +304,59 @@ impl Wait<'_> {
                         None => Err(call.controller.silent()),
                     };
                 }
+            }
+        }
+    }
+
+    /// Puts what sessions ask before the user.
+    async fn ask(&mut self, asking: &Asking, look: &Look) -> Result<Asked, Error> {
+        let forms = look
+            .sessions
+            .values()
+            .filter(|session| needs_attention(session) && !self.since.has(session))
+            .filter_map(|session| Some((ask_user::key(session)?, ask_user::form(session)?)))
+            .filter(|(key, _)| !self.unanswered.contains(key));
+        let forms: Vec<_> = forms.take(ASKED).collect();
+        if forms.is_empty() {
+            return Ok(Asked::Nothing);
+        }
+        let peer = match asking {
+            Asking::Return => {
+                let requests: InputRequests = forms
+                    .into_iter()
+                    .map(|(key, form)| (key, InputRequest::Elicitation(ElicitRequest::new(form))))
+                    .collect();
+                return Ok(Asked::Returned(InputRequiredResult::from_input_requests(requests)));
+            }
+            Asking::Request(peer) => peer.clone(),
+        };
+        let mut answered = false;
+        for (key, form) in forms {
+            let request = ServerRequest::ElicitRequest(ElicitRequest::new(form));
+            let sent = peer.send_request_with_option(request, PeerRequestOptions::no_options());
+            let reply = async { sent.await?.await_response().await };
+            let result = match self.meanwhile(reply).await {
+                Some(Ok(ClientResult::ElicitResult(result))) => Some(result),
+                Some(Ok(_) | Err(_)) | None => None,
+            };
+            match result {
+                Some(result) if ask_user::give(self.call, &key, &result).await? => answered = true,
+                _ => drop(self.unanswered.insert(key)),
+            }
+        }
+        Ok(if answered { Asked::Answered } else { Asked::Nothing })
+    }
+
+    /// Awaits something of the user, for as long as the wait may last, and keeps the client awake.
+    async fn meanwhile<T>(&mut self, answer: impl Future<Output = T>) -> Option<T> {
+        tokio::pin!(answer);
+        loop {
+            tokio::select! {
+                biased;
+                () = abandoned(self.call) => return None,
+                answer = &mut answer => return Some(answer),
+                () = self.reporter.due() => self.reporter.report("waiting for your answer"),
+                () = sleep_until(self.deadline) => return None,
             }
         }
     }

@@ -63,7 +63,9 @@ async fn the_figures_come_with_every_format_and_stat_is_the_default() {
     }
     let result = farm.result("get_session_changes", json!({"sessionId": "work-1"})).await;
     let text = text(&result);
-    assert!(text.starts_with("[branch muster/work-1: 1 files, +2 -1, 1 commits]\n a.rs"), "{text}");
+    let begins =
+        "[branch muster/work-1: 1 files, +2 -1, 1 commits]\n<session_output session=\"work-1\" nonce=\"";
+    assert!(text.starts_with(begins) && text.contains("\n a.rs"), "{text}");
 }
 
 #[tokio::test]

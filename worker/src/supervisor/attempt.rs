@@ -34,7 +34,8 @@ pub(super) enum Effect {
     Emit(u64, Body),
     /// Tell it if there is time.
     Activity(String),
-    MakeWorkspace,
+    /// Make the workspace, once it is this session's turn.
+    Begin,
     Launch,
     Order(ToShim),
     /// The shim itself does not answer any more.
@@ -78,6 +79,8 @@ pub(super) struct Attempt {
     deadline: Option<Instant>,
     detail: String,
     shim_killed: bool,
+    /// It has not begun, and nothing of it is under way: it waits for its turn or for room on the disk.
+    waits: bool,
 }
 
 impl Attempt {
@@ -113,6 +116,7 @@ impl Attempt {
             deadline,
             detail: String::new(),
             shim_killed: false,
+            waits: false,
         }
     }
 
@@ -137,16 +141,34 @@ impl Attempt {
         Effect::Emit(self.folded, body)
     }
 
-    /// The workspace stands, or cannot be made.
-    pub(super) fn on_workspace(&mut self, made: Result<Workspace, String>, now: Instant) -> Vec<Effect> {
+    /// It waits before it begins: for its turn, or for room. Whatever ends it ends it at once then.
+    pub(super) fn on_wait(&mut self, now: Instant) -> Vec<Effect> {
+        self.waits = true;
+        self.end_early.map_or_else(Vec::new, |why| self.over(self.early_end(why), now))
+    }
+
+    /// It waits no more.
+    pub(super) const fn on_turn(&mut self) {
+        self.waits = false;
+    }
+
+    /// Whether its workspace is still to be made.
+    pub(super) fn is_preparing(&self) -> bool {
+        self.phase == Phase::Preparing
+    }
+
+    /// The workspace stands, or cannot be made and why.
+    pub(super) fn on_workspace(
+        &mut self,
+        made: Result<Workspace, (EndReason, String)>,
+        now: Instant,
+    ) -> Vec<Effect> {
         if self.phase != Phase::Preparing {
             return Vec::new();
         }
         let workspace = match made {
             Ok(workspace) => workspace,
-            Err(reason) => {
-                return self.over(ending::without_process(EndReason::WorkspaceFailed, reason), now);
-            }
+            Err((reason, text)) => return self.over(ending::without_process(reason, text), now),
         };
         let mut effects =
             vec![self.emit(Body::WorkspaceReady(WorkspaceReady { workspace: Some(workspace) }))];
@@ -159,7 +181,7 @@ impl Attempt {
         effects
     }
 
-    fn early_end(&self, why: Why) -> End {
+    pub(super) fn early_end(&self, why: Why) -> End {
         match why {
             Why::TimedOut => ending::without_process(EndReason::TimedOut, &*self.detail),
             _ => ending::without_process(EndReason::Stopped, "stopped on request before claude ran"),
@@ -294,7 +316,7 @@ impl Attempt {
         effects
     }
 
-    fn over(&mut self, end: End, now: Instant) -> Vec<Effect> {
+    pub(super) fn over(&mut self, end: End, now: Instant) -> Vec<Effect> {
         if !self.go(Trigger::Gone, now) {
             return Vec::new();
         }

@@ -141,6 +141,12 @@ impl Entry {
         Ok(())
     }
 
+    /// Shows events that the disk does not take; see [`Outbox::append_volatile`].
+    pub(crate) fn append_volatile(&self, drafts: Vec<Draft>) {
+        lock(&self.outbox).append_volatile(&self.session.to_string(), drafts);
+        self.changed.send_modify(|version| *version += 1);
+    }
+
     /// Reliable events after `seq`, then the activity.
     pub(crate) fn take_after(&self, seq: u64) -> Vec<SessionEvent> {
         let mut events: Vec<SessionEvent> = lock(&self.outbox).after(seq).cloned().collect();

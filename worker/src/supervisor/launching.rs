@@ -1,10 +1,10 @@
 //! The slow steps before claude runs, as the session actor's tasks run them.
 
-use std::path::PathBuf;
+use std::{io, path::PathBuf};
 
 use muster_proto::{
     ids::SessionId,
-    v1::{SessionSpec, StartSession, Workspace},
+    v1::{EndReason, SessionSpec, StartSession, Workspace},
 };
 use muster_runtime::task;
 use nix::{
@@ -15,7 +15,8 @@ use nix::{
 use super::Context;
 use crate::{
     agent::claude::command,
-    local_state::{self, Place, SessionDir},
+    local_state::{self, Place, Record, SessionDir},
+    room,
     shim::{
         client::{self, LinkError, ShimLink},
         files::{AttemptDir, LAUNCH_VERSION, Launch},
@@ -39,8 +40,43 @@ pub(super) struct Facts<'a> {
     pub(super) traceparent: &'a str,
 }
 
+/// Why an attempt does not begin.
+#[derive(Debug)]
+pub(super) enum Obstacle {
+    /// A disk is full: it begins when there is room.
+    Disk(String),
+    /// It never will.
+    Fatal(EndReason, String),
+}
+
+/// Writes the order down and makes the workspace. May be called again after any failure.
+pub(super) async fn prepare(
+    context: &Context,
+    start: &StartSession,
+    record: &Record,
+    session_dir: &SessionDir,
+) -> Result<Workspace, Obstacle> {
+    let state_dir = &context.config.state_dir;
+    let (dir, kept, order) = (session_dir.clone(), record.clone(), start.clone());
+    let written = task::spawn_blocking("write start", move || {
+        dir.create().and_then(|()| dir.write_record(&kept)).and_then(|()| dir.write_start(&order))
+    });
+    if let Err(error) = written.await.map_err(io::Error::other).and_then(|written| written) {
+        let text = format!("worker {} cannot write: {error}", context.config.name);
+        return Err(match room::is_full(&error) {
+            true => Obstacle::Disk(text),
+            false => Obstacle::Fatal(EndReason::StartFailed, text),
+        });
+    }
+    let made = workspace(context, start, session_dir, record.place.as_ref()).await;
+    made.map_err(|text| match room::speaks_of_full(&text, state_dir) {
+        true => Obstacle::Disk(text),
+        false => Obstacle::Fatal(EndReason::WorkspaceFailed, text),
+    })
+}
+
 /// Makes the workspace, or opens the one an earlier attempt worked in.
-pub(super) async fn workspace(
+async fn workspace(
     context: &Context,
     start: &StartSession,
     session_dir: &SessionDir,
@@ -121,7 +157,7 @@ pub(super) async fn launch(
     })
     .await;
     written
-        .map_err(std::io::Error::other)
+        .map_err(io::Error::other)
         .and_then(|written| written)
         .map_err(|error| LinkError::Start(format!("launch order cannot be written: {error}")))?;
     client::launch(&context.config.shim_program, dir).await

@@ -29,7 +29,7 @@ use muster_proto::{
     v1::{ApplyInput, ReleaseWorkspace, SessionSpec, StartSession, StopAttempt},
 };
 use muster_runtime::task::{self, Task};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 
 use self::{
     board::{Board, View},
@@ -40,6 +40,7 @@ use crate::{
     agent::claude::version::Installed,
     config::{Config, ProjectConfig},
     local_state::{self, Record, SessionDir},
+    room,
     workspace::worktree::Worktrees,
 };
 
@@ -53,6 +54,8 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) claude: Installed,
     pub(crate) worktrees: Worktrees,
+    /// Starts side by side: claude takes about a second of one core until it speaks.
+    starts: Arc<Semaphore>,
     running: Arc<AtomicU32>,
 }
 
@@ -102,7 +105,9 @@ impl Supervisor {
     /// A supervisor over what is on disk: sessions whose shim lives go on, the others are told as ended.
     pub(crate) fn restore(config: Config, claude: Installed) -> io::Result<Self> {
         let worktrees = Worktrees::new(&config.state_dir);
-        let context = Arc::new(Context { config, claude, worktrees, running: Arc::default() });
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let starts = Arc::new(Semaphore::new(cores));
+        let context = Arc::new(Context { config, claude, worktrees, starts, running: Arc::default() });
         let supervisor = Self { context, board: Board::new(), actors: Mutex::default() };
         for id in local_state::list(&supervisor.context.config.state_dir)? {
             if let Err(error) = supervisor.restore_one(id) {
@@ -243,7 +248,12 @@ impl Supervisor {
                 return;
             };
             let dir = self.dir(id);
-            if let Err(error) = dir.create().and_then(|()| self.spawn(id, dir, record, None)) {
+            let made = match dir.create() {
+                // The session waits for room with everything else it has to write.
+                Err(error) if room::is_full(&error) => Ok(()),
+                made => made,
+            };
+            if let Err(error) = made.and_then(|()| self.spawn(id, dir, record, None)) {
                 tracing::error!(session.id = %id, error = %error, "session cannot be taken on; given again later");
                 return;
             }

@@ -10,13 +10,19 @@ use std::{
     collections::VecDeque,
     fs::{self, File, OpenOptions},
     io::{self, Read as _, Write as _},
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
 use muster_proto::v1::{SessionEvent, session_event::Body};
+use nix::fcntl::{FallocateFlags, fallocate};
 use prost::Message as _;
 
+use crate::room;
+
 const HEAD: usize = 9;
+/// Kept free for what a session has to say while the disk is full: some twenty events.
+const RESERVE_BYTES: u64 = 16 << 10;
 /// Size past which a file without unacknowledged events is begun anew.
 const COMPACT_BYTES: u64 = 64 << 10;
 
@@ -24,8 +30,11 @@ const COMPACT_BYTES: u64 = 64 << 10;
 #[derive(Debug)]
 pub(crate) struct Outbox {
     path: PathBuf,
-    file: File,
+    /// `None`: the disk had no room to make it.
+    file: Option<File>,
     size: u64,
+    /// Up to here the disk has set room aside.
+    reserved: u64,
     next_seq: u64,
     cursor: u64,
     ended_attempt: u32,
@@ -55,13 +64,21 @@ fn number(bytes: &[u8], at: usize) -> Option<u64> {
 impl Outbox {
     /// Opens or creates it; everything not known to be acknowledged is to be sent again.
     pub(crate) fn open(path: &Path) -> io::Result<Self> {
-        let mut file = OpenOptions::new().read(true).append(true).create(true).open(path)?;
+        let mut file = match open_file(path) {
+            Ok(file) => Some(file),
+            // Nothing could have been written without a file, so none is missed.
+            Err(error) if room::is_full(&error) => None,
+            Err(error) => return Err(error),
+        };
         let mut data = Vec::new();
-        file.read_to_end(&mut data)?;
+        if let Some(file) = &mut file {
+            file.read_to_end(&mut data)?;
+        }
         let mut outbox = Self {
             path: path.to_owned(),
             file,
             size: 0,
+            reserved: 0,
             next_seq: 1,
             cursor: 0,
             ended_attempt: 0,
@@ -73,7 +90,10 @@ impl Outbox {
             outbox.size += (rest.len() - after.len()) as u64;
             rest = after;
         }
-        outbox.file.set_len(outbox.size)?;
+        if let Some(file) = &outbox.file {
+            file.set_len(outbox.size)?;
+        }
+        outbox.reserve();
         Ok(outbox)
     }
 
@@ -120,8 +140,51 @@ impl Outbox {
         self.cursor
     }
 
+    /// Sets room aside, so that a session can be stopped and its end be told while the disk is full. Best effort.
+    fn reserve(&mut self) {
+        let Some(file) = &self.file else { return };
+        let wanted = self.size + RESERVE_BYTES;
+        if self.reserved >= self.size + RESERVE_BYTES / 2 {
+            return;
+        }
+        let length = nix::libc::off_t::try_from(wanted).unwrap_or_default();
+        if fallocate(file, FallocateFlags::FALLOC_FL_KEEP_SIZE, 0, length).is_ok() {
+            self.reserved = wanted;
+        }
+    }
+
+    /// Numbers the drafts and lets them be seen without being durable: what is told of an attempt that never began, on
+    /// a disk that takes nothing. Lost with this process, they are told again in other words: the attempt is not held.
+    pub(crate) fn append_volatile(&mut self, session: &str, drafts: Vec<Draft>) {
+        let (_, events) = self.number(session, drafts);
+        self.take(events);
+    }
+
     /// Numbers the drafts, in order, and makes them durable.
     pub(crate) fn append(&mut self, session: &str, drafts: Vec<Draft>) -> io::Result<()> {
+        let (bytes, events) = self.number(session, drafts);
+        if self.file.is_none() {
+            self.file = Some(open_file(&self.path)?);
+        }
+        let Some(file) = &self.file else { return Err(io::ErrorKind::NotFound.into()) };
+        // After a failure the next try writes over what this one left; cutting it off would give the reserve up.
+        file.write_all_at(&bytes, self.size)?;
+        file.sync_data()?;
+        self.size += bytes.len() as u64;
+        self.take(events);
+        self.reserve();
+        Ok(())
+    }
+
+    fn take(&mut self, events: Vec<(u64, SessionEvent)>) {
+        self.next_seq += events.len() as u64;
+        for (cursor, event) in events {
+            self.note(cursor, &event);
+            self.unacked.push_back(event);
+        }
+    }
+
+    fn number(&self, session: &str, drafts: Vec<Draft>) -> (Vec<u8>, Vec<(u64, SessionEvent)>) {
         let (mut bytes, mut events) = (Vec::new(), Vec::with_capacity(drafts.len()));
         for (index, draft) in drafts.into_iter().enumerate() {
             let event = SessionEvent {
@@ -136,17 +199,7 @@ impl Outbox {
             record(1, &body, &mut bytes);
             events.push((draft.cursor, event));
         }
-        if let Err(error) = self.file.write_all(&bytes).and_then(|()| self.file.sync_data()) {
-            self.file.set_len(self.size)?;
-            return Err(error);
-        }
-        self.size += bytes.len() as u64;
-        self.next_seq += events.len() as u64;
-        for (cursor, event) in events {
-            self.note(cursor, &event);
-            self.unacked.push_back(event);
-        }
-        Ok(())
+        (bytes, events)
     }
 
     /// Events after `seq`, in order.
@@ -161,7 +214,7 @@ impl Outbox {
         }
         let mut bytes = Vec::new();
         record(2, &seq.to_le_bytes(), &mut bytes);
-        if self.file.write_all(&bytes).is_ok() {
+        if self.file.as_ref().is_some_and(|file| file.write_all_at(&bytes, self.size).is_ok()) {
             self.size += bytes.len() as u64;
         }
         if self.unacked.is_empty() && self.size > COMPACT_BYTES {
@@ -180,10 +233,19 @@ impl Outbox {
         file.write_all(&bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &self.path)?;
-        self.file = OpenOptions::new().append(true).open(&self.path)?;
+        self.file = Some(open_file(&self.path)?);
         self.size = bytes.len() as u64;
+        self.reserved = 0;
+        self.reserve();
         Ok(())
     }
+}
+
+fn open_file(path: &Path) -> io::Result<File> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir)?;
+    }
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
 }
 
 /// The first record of `data` and what follows it; `None` at the end or a torn tail.

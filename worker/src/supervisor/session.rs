@@ -5,27 +5,33 @@
 
 mod acting;
 mod beginning;
+mod waiting;
 
-use std::{sync::Arc, time::Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use muster_proto::{
     ids::SessionId,
     v1::{Input, StartSession, Workspace, WorkspaceReleased, session_event::Body},
 };
 use muster_runtime::task::{self, Task};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tracing::{Instrument as _, Span, info_span};
 
 use super::{
     Context, Slot,
     attempt::{Attempt, Effect},
     board::Entry,
-    ending, launching,
+    ending,
+    launching::{self, Obstacle},
     locate::{Found, locate},
     outbox::Draft,
 };
 use crate::{
     local_state::{Place, Record, SessionDir},
+    room,
     shim::{
         client::{LinkError, ShimLink, Word},
         files::{AttemptDir, Exit},
@@ -38,6 +44,8 @@ use crate::{
 const READ_BYTES: usize = 256 << 10;
 /// Last bytes of stderr that explain an end.
 const STDERR_BYTES: usize = 1500;
+/// How long a start may keep others waiting. claude speaks about a second after its first message.
+const TURN_FOR: Duration = Duration::from_secs(10);
 /// Results of slow work queued; there is at most one of each kind.
 const OPS: usize = 8;
 
@@ -52,10 +60,18 @@ pub(super) enum Command {
 
 /// What slow work came to.
 enum Op {
-    Workspace(Result<Workspace, String>),
+    /// It may begin now.
+    Turn(OwnedSemaphorePermit),
+    /// Its start has taken long enough: others may begin.
+    TurnOver,
+    /// There is room on the disk, perhaps.
+    Room,
+    Workspace(Result<Workspace, Obstacle>),
     Launched(Result<ShimLink, LinkError>),
     Located(Found),
     Released(Result<Workspace, (Workspace, String)>),
+    /// As `Room`, for a release.
+    ReleaseAgain(Workspace),
 }
 
 enum Event {
@@ -77,6 +93,8 @@ struct Run {
     position: u64,
     span: Span,
     slot: Option<Slot>,
+    /// Held from the making of the workspace until claude speaks.
+    turn: Option<OwnedSemaphorePermit>,
 }
 
 pub(super) struct Session {
@@ -98,6 +116,8 @@ pub(super) struct Session {
     held: Held,
     /// A release is under way; the order may come again meanwhile, after each reconnect of the link.
     releasing: bool,
+    /// When the record, which the disk did not take, is written again.
+    record_again: Option<Instant>,
     buffer: Vec<u8>,
 }
 
@@ -108,6 +128,8 @@ struct Held {
     output: bool,
     /// What the session itself writes down.
     own: bool,
+    /// The start: it begins when there is room.
+    start: bool,
 }
 
 impl Session {
@@ -138,14 +160,21 @@ impl Session {
             last_activity,
             held: Held::default(),
             releasing: false,
+            record_again: None,
             buffer,
         }
     }
 
     /// Runs until nobody commands it any more. `restored`: there may be an attempt on disk that goes on.
     pub(super) async fn run(mut self, restored: Option<StartSession>) {
-        if let Some(start) = restored {
-            self.resume(start).await;
+        match restored {
+            Some(start) => self.resume(start).await,
+            None if self.record.released => self.dir.remove_release(),
+            None => {
+                if let Some(workspace) = self.dir.read_release() {
+                    self.release(workspace);
+                }
+            }
         }
         while let Some(event) = self.select().await {
             self.handle(event).await;
@@ -154,6 +183,7 @@ impl Session {
 
     async fn select(&mut self) -> Option<Event> {
         let wake = self.run.as_ref().and_then(|run| run.attempt.next_wake());
+        let wake = wake.into_iter().chain(self.record_again).min();
         let tick = async {
             match wake {
                 Some(at) => tokio::time::sleep_until(at.into()).await,
@@ -182,6 +212,10 @@ impl Session {
         match event {
             Event::Command(command) => self.on_command(command, now).await,
             Event::Op(_, Op::Released(released)) => self.on_released(released).await,
+            Event::Op(_, Op::ReleaseAgain(workspace)) => {
+                self.releasing = false;
+                self.release(workspace);
+            }
             Event::Op(attempt, op) => {
                 if self.run.as_ref().is_some_and(|run| run.attempt.start.attempt == attempt) {
                     self.on_op(op, now).await;
@@ -189,7 +223,12 @@ impl Session {
             }
             Event::Grown(end) => self.read_output(end).await,
             Event::Word(word) => self.on_word(word, now).await,
-            Event::Tick => self.decide(|attempt| attempt.on_tick(now)).await,
+            Event::Tick => {
+                if self.record_again.is_some_and(|at| now >= at) {
+                    self.write_record().await;
+                }
+                self.decide(|attempt| attempt.on_tick(now)).await;
+            }
         }
     }
 
@@ -236,17 +275,20 @@ impl Session {
 
     async fn on_op(&mut self, op: Op, now: Instant) {
         match op {
-            Op::Workspace(made) => {
-                if let Ok(workspace) = &made {
-                    self.record.place = Some(Place::from(workspace));
-                    self.write_record().await;
-                }
-                self.decide(|attempt| attempt.on_workspace(made, now)).await;
+            Op::Turn(turn) => self.on_turn(turn),
+            Op::TurnOver => self.end_turn(),
+            Op::Room => self.wait_for_turn().await,
+            Op::Workspace(Err(Obstacle::Disk(reason))) => self.hold_for_room(&reason).await,
+            Op::Workspace(Err(Obstacle::Fatal(reason, text))) => {
+                self.decide(|attempt| attempt.on_workspace(Err((reason, text)), now)).await;
+            }
+            Op::Workspace(Ok(workspace)) => {
+                self.record.place = Some(Place::from(&workspace));
+                self.write_record().await;
+                self.decide(|attempt| attempt.on_workspace(Ok(workspace), now)).await;
             }
             Op::Launched(Ok(link)) | Op::Located(Found::Link(link)) => self.on_link(link).await,
-            Op::Launched(Err(LinkError::Start(reason))) => {
-                self.decide(|attempt| attempt.on_launch_failed(reason, now)).await;
-            }
+            Op::Launched(Err(LinkError::Start(reason))) => self.on_launch_failed(reason, now).await,
             Op::Launched(Err(error)) => {
                 // It may run all the same: only its directory knows.
                 tracing::warn!(session.id = %self.id, error = %error, "no word from a new shim, looking for it");
@@ -256,11 +298,11 @@ impl Session {
             Op::Located(Found::Exited(exit)) => self.on_gone(Some(exit)).await,
             Op::Located(Found::Lost) => self.on_gone(None).await,
             Op::Located(Found::Never) => match self.launch_error.take() {
-                Some(reason) => self.decide(|attempt| attempt.on_launch_failed(reason, now)).await,
+                Some(reason) => self.on_launch_failed(reason, now).await,
                 // Found on disk, ordered and not begun: it begins now.
-                None => self.perform(vec![Effect::MakeWorkspace]).await,
+                None => self.perform(vec![Effect::Begin]).await,
             },
-            Op::Released(_) => {}
+            Op::Released(_) | Op::ReleaseAgain(_) => {}
         }
     }
 
@@ -270,6 +312,7 @@ impl Session {
         let Some(run) = self.run.as_mut() else { return };
         run.link = Some(link);
         run.attempt.skip_to_launch(Instant::now());
+        self.set_held(|held| held.start = false);
         self.read_output(end).await;
         self.decide(|attempt| attempt.on_shim_up(&written, Instant::now())).await;
     }
@@ -331,6 +374,7 @@ impl Session {
                 }
             };
             run.position += got as u64;
+            run.turn = None;
             let said = self.entry.outbox(|outbox| outbox.cursor());
             let located = run.attempt.fold.push(&self.buffer[..got]);
             let effects = run.attempt.on_output(located, said, Instant::now());
@@ -351,6 +395,9 @@ impl Session {
         if std::mem::replace(&mut self.releasing, true) {
             return;
         }
+        if let Err(error) = self.dir.write_release(&workspace) {
+            tracing::warn!(session.id = %self.id, error = %error, "a release is not noted; the controller orders it again");
+        }
         let span = info_span!("workspace.release", session.id = %self.id);
         let (context, dir, session) = (Arc::clone(&self.context), self.dir.clone(), self.id.to_string());
         let was = self.record.place.as_ref().map_or(workspace, Workspace::from);
@@ -364,6 +411,9 @@ impl Session {
         self.releasing = false;
         let (workspace, error) = match released {
             Ok(workspace) => (workspace, String::new()),
+            Err((workspace, error)) if room::speaks_of_full(&error, self.dir.path()) => {
+                return self.release_when_there_is_room(workspace, &error);
+            }
             Err((workspace, error)) => {
                 tracing::warn!(session.id = %self.id, error, "workspace cannot be released, it stays");
                 (workspace, error)
@@ -373,6 +423,7 @@ impl Session {
             self.record.released = true;
             self.write_record().await;
         }
+        self.dir.remove_release();
         let attempt = self.entry.view().attempt;
         let body = Body::WorkspaceReleased(WorkspaceReleased { workspace: Some(workspace), error });
         self.append(vec![Draft { attempt, cursor: 0, body }]).await;

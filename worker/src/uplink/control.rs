@@ -69,11 +69,12 @@ fn hello(uplink: &Uplink) -> Hello {
         incarnation: uplink.incarnation.to_string(),
         protocol: Some(PROTOCOL),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capacity: Some(Capacity { slots: config.slots }),
+        capacity: Some(Capacity { slots: config.slots, ..Capacity::default() }),
         labels: config.labels.clone().into_iter().collect(),
         projects: config.projects.iter().map(project).collect(),
         held: uplink.supervisor.board().held(),
         claude_version: context.claude.version.clone(),
+        ..Hello::default()
     }
 }
 

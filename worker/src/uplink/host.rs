@@ -3,14 +3,15 @@
 use std::{fs, path::Path};
 
 use muster_proto::v1::Heartbeat;
-use nix::sys::statvfs::statvfs;
+
+use crate::room;
 
 /// The state now; 0 where the machine does not tell.
 pub(super) fn heartbeat(running: u32, state_dir: &Path) -> Heartbeat {
     Heartbeat {
         running,
         memory_available_bytes: memory_available().unwrap_or_default(),
-        disk_available_bytes: disk_available(state_dir).unwrap_or_default(),
+        disk_available_bytes: room::available(state_dir).unwrap_or_default(),
         load_percent: load_percent().unwrap_or_default(),
     }
 }
@@ -19,11 +20,6 @@ fn memory_available() -> Option<u64> {
     let info = fs::read_to_string("/proc/meminfo").ok()?;
     let line = info.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
     line.split_whitespace().next()?.parse::<u64>().ok().map(|kib| kib * 1024)
-}
-
-fn disk_available(path: &Path) -> Option<u64> {
-    let stat = statvfs(path).ok()?;
-    Some(stat.blocks_available() as u64 * stat.fragment_size() as u64)
 }
 
 fn load_percent() -> Option<u32> {

@@ -1,5 +1,7 @@
 //! A controller for tests: takes one worker, keeps what it says, orders what the test wants.
 
+#![allow(dead_code, reason = "each test program uses a part of it")]
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -45,8 +47,8 @@ pub struct Seen {
     pub output: BTreeMap<String, Vec<u8>>,
     /// By query.
     pub answers: BTreeMap<String, Vec<AnswerQueryRequest>>,
-    /// What sessions said of being blocked, each change once.
-    pub blocked: Vec<String>,
+    /// What each session said of being blocked, each change once.
+    pub blocked: BTreeMap<String, Vec<String>>,
     orders: Option<mpsc::Sender<Result<ConnectResponse, Status>>>,
     /// Events are kept but not acknowledged.
     pub silent: bool,
@@ -161,10 +163,11 @@ impl Controller {
                     }
                 }
                 Some(connect_request::Body::Event(event)) => {
-                    if let Some(Body::Activity(activity)) = event.body
-                        && seen.blocked.last().is_none_or(|last| *last != activity.blocked)
-                    {
-                        seen.blocked.push(activity.blocked);
+                    if let Some(Body::Activity(activity)) = event.body {
+                        let told = seen.blocked.entry(event.session_id).or_default();
+                        if told.last().is_none_or(|last| *last != activity.blocked) {
+                            told.push(activity.blocked);
+                        }
                     }
                 }
                 _ => {}
@@ -277,6 +280,15 @@ impl Controller {
         .await
     }
 
+    /// Waits until a session says that this blocks it; empty: nothing does any more.
+    pub async fn blocked(&self, start: &StartSession, by: &str) {
+        self.until("what blocks it", |seen| {
+            let last = seen.blocked.get(&start.session_id)?.last()?;
+            (last == by).then_some(())
+        })
+        .await;
+    }
+
     pub async fn output(&self, start: &StartSession, ended: &AttemptEnded) -> String {
         let bytes = self
             .until("the whole output", |seen| {
@@ -357,6 +369,15 @@ impl Drop for Machine {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
         }
+    }
+}
+
+/// Waits until a file or folder is there.
+pub async fn there(path: &Path) {
+    let until = std::time::Instant::now() + LONG;
+    while !path.exists() {
+        assert!(std::time::Instant::now() < until, "never: {}", path.display());
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

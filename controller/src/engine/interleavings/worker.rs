@@ -77,6 +77,9 @@ pub(super) struct Fake {
     /// Inputs written to claude: each once.
     written: BTreeSet<(SessionId, u64)>,
     questions: u64,
+    /// What the attempt before says when the next one begins: nothing of the new one was heard by then, so
+    /// only the attempt tells the two apart.
+    haunted: Option<u8>,
 }
 
 impl Fake {
@@ -96,6 +99,7 @@ impl Fake {
             asked: Vec::new(),
             written: BTreeSet::new(),
             questions: 0,
+            haunted: None,
         }
     }
 
@@ -119,7 +123,7 @@ impl Fake {
         let project = Project { name: "demo".into(), ..Project::default() };
         let hello = Hello {
             worker: self.name.to_string(),
-            capacity: Some(Capacity { slots: self.slots }),
+            capacity: Some(Capacity { slots: self.slots, ..Capacity::default() }),
             projects: vec![project],
             held: held.collect(),
             ..Hello::default()
@@ -191,6 +195,12 @@ impl Fake {
             last_input: held.last_input,
             ..Held::default()
         };
+        if start.attempt > 1
+            && let Some(what) = self.haunted.take()
+            && let Some((attempt, body)) = self.last_words(id, what)
+        {
+            self.say(id, attempt, body);
+        }
         let running = self.running().count();
         assert!(running <= self.slots as usize, "{} runs {running}", self.name);
     }
@@ -321,12 +331,25 @@ impl Fake {
         Some(self.over(*link, event.clone()))
     }
 
-    /// What an older attempt of a session here still says. Some of it is numbered on and kept until it is
-    /// acknowledged, as all that is reported; some is best effort and goes at once.
+    /// An older attempt of a session here speaks, now and when the next one begins. Some of it is numbered on
+    /// and kept until it is acknowledged, as all that is reported; some is best effort and goes at once.
     pub(super) fn ghost(&mut self, which: u8, what: u8) -> Option<Change> {
-        let old: Vec<_> = self.disk.iter().filter(|(_, held)| held.attempt > 1).collect();
-        let (id, held) = old.get(usize::from(which) % old.len().max(1))?;
-        let (id, attempt) = (**id, held.attempt - 1);
+        self.haunted = Some(what);
+        let old: Vec<_> = self.disk.iter().filter(|(_, held)| held.attempt > 1).map(|(id, _)| *id).collect();
+        let id = *old.get(usize::from(which) % old.len().max(1))?;
+        let (attempt, body) = self.last_words(id, what)?;
+        if !matches!(body, Event::Activity(_)) {
+            self.say(id, attempt, body);
+            return None;
+        }
+        let event =
+            SessionEvent { session_id: id.to_string(), attempt, body: Some(body), ..SessionEvent::default() };
+        Some(self.over(self.link?, event))
+    }
+
+    /// What the attempt before the one held of `id` may say.
+    fn last_words(&self, id: SessionId, what: u8) -> Option<(u32, Event)> {
+        let held = self.disk.get(&id)?;
         let next_input = held.pending.keys().next().copied().unwrap_or(held.last_input + 1);
         let body = match what % 7 {
             0 => ended(EndReason::TurnCompleted, true),
@@ -346,23 +369,13 @@ impl Fake {
             5 => Event::AttentionCleared(AttentionCleared {
                 attention_id: held.open.first().cloned().unwrap_or_default(),
             }),
-            _ => {
-                let said = Activity {
-                    text: GHOST.to_owned(),
-                    blocked: GHOST.to_owned(),
-                    permission_mode: String::new(),
-                };
-                let event = SessionEvent {
-                    session_id: id.to_string(),
-                    attempt,
-                    body: Some(Event::Activity(said)),
-                    ..SessionEvent::default()
-                };
-                return Some(self.over(self.link?, event));
-            }
+            _ => Event::Activity(Activity {
+                text: GHOST.to_owned(),
+                blocked: GHOST.to_owned(),
+                permission_mode: String::new(),
+            }),
         };
-        self.say(id, attempt, body);
-        None
+        Some((held.attempt - 1, body))
     }
 
     fn over(&self, link: LinkId, event: SessionEvent) -> Change {

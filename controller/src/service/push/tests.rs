@@ -50,6 +50,7 @@ impl Rig {
             tick: Duration::from_secs(1),
             unreachable_after: Duration::from_secs(3600),
             keep_ended: None,
+            policy: crate::scheduler::Policy::default(),
         };
         let store = Arc::new(Memory::default());
         let (engine, running) =
@@ -83,7 +84,7 @@ impl Rig {
             worker: "w1".into(),
             incarnation: self.incarnation.clone(),
             protocol: Some(PROTOCOL),
-            capacity: Some(Capacity { slots: 1 }),
+            capacity: Some(Capacity { slots: 1, ..Capacity::default() }),
             projects: vec![Project { name: "demo".into(), ..Project::default() }],
             ..Hello::default()
         };
@@ -91,7 +92,12 @@ impl Rig {
         up.send(first).await.expect("room");
         let mut down = self.client.connect(ReceiverStream::new(stream)).await.expect("linked").into_inner();
         let spec = SessionSpec { prompt: "print".into(), ..SessionSpec::default() };
-        let request = SpawnRequest { spec, request_id: String::new(), traceparent: String::new() };
+        let request = SpawnRequest {
+            spec,
+            request_id: String::new(),
+            traceparent: String::new(),
+            caller: "somebody".into(),
+        };
         let (session, _) = self.context.engine.spawn(request).await.expect("accepted");
         loop {
             let message = timeout(LONG, down.message()).await.expect("in time").expect("it holds");
@@ -124,7 +130,8 @@ impl Rig {
                     let data = Bytes::copy_from_slice(&data[at.offset as usize..]);
                     let chunk = OutputChunk { session_id: session.to_owned(), offset: at.offset, data };
                     let body = push_output_request::Body::Chunk(chunk);
-                    up.send(PushOutputRequest { body: Some(body) }).await.expect("room");
+                    // A stream that has ended by now says so below.
+                    let _ = up.send(PushOutputRequest { body: Some(body) }).await;
                 }
                 Ok(Some(PushOutputResponse { body: Some(Body::Ack(ack)) })) => {
                     acked = acked.max(ack.offset);

@@ -35,7 +35,7 @@ fn session(status: SessionStatus) -> Session {
 
 fn shown(session: &Session, form: Form) -> Value {
     let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1412);
-    serde_json::to_value(SessionView::at(session, form, now)).expect("JSON")
+    serde_json::to_value(SessionView::at(session, form, now, "n0nce")).expect("JSON")
 }
 
 #[test]
@@ -145,4 +145,64 @@ fn each_kind_of_attention_shows_what_is_asked_and_how_to_answer() {
     let view = shown_for(AttentionReason::PlanApproval, Ask::Plan(PlanAsk { plan: "# Plan".into() }));
     assert_eq!(view["attention"]["plan"], "# Plan");
     assert!(view["attention"]["answerWith"].as_str().expect("text").contains("a120"));
+}
+
+#[test]
+fn what_a_session_said_stands_inside_fences_only() {
+    let ask = |ask| {
+        let mut session = session(SessionStatus::NeedsAttention);
+        let reason = match &ask {
+            Ask::Permission(_) => AttentionReason::Permission,
+            Ask::Input(_) => AttentionReason::Input,
+            Ask::Plan(_) => AttentionReason::PlanApproval,
+        };
+        let attention =
+            Attention { attention_id: "a1".into(), reason: reason.into(), ask: Some(ask), since: None };
+        session.attention = Some(attention);
+        session
+    };
+    let evil = || "EVIL".to_owned();
+    let mut sessions = vec![
+        ask(Ask::Permission(PermissionAsk {
+            tool_name: evil(),
+            summary: evil(),
+            input_json: r#"{"EVIL": "EVIL", "b\u202e": 1}"#.into(),
+            decision_reason: evil(),
+            can_allow_always: true,
+        })),
+        ask(Ask::Input(InputAsk {
+            questions: vec![Question {
+                question: evil(),
+                header: evil(),
+                options: vec![QuestionOption { label: evil(), description: evil() }],
+                multi_select: false,
+            }],
+            ..InputAsk::default()
+        })),
+        ask(Ask::Input(InputAsk {
+            mcp_server: evil(),
+            schema_json: "\"EVIL\"".into(),
+            ..InputAsk::default()
+        })),
+        ask(Ask::Plan(PlanAsk { plan: evil() })),
+        session(SessionStatus::Failed),
+        session(SessionStatus::Working),
+    ];
+    for session in &mut sessions {
+        session.last_activity = evil();
+        session.result_text = evil();
+        session.end = Some(End { message: evil(), ..End::default() });
+        "disk_full EVIL".clone_into(&mut session.blocked);
+        session.blocked.truncate("disk_full".len());
+        for form in [Form::Brief, Form::Concise, Form::Full] {
+            let text = shown(session, form).to_string();
+            assert!(text.contains("EVIL") && !text.contains('\u{202e}'), "{text}");
+            // Fences of attention and session do not overlap: outside is every second part.
+            let parts: Vec<&str> = text.split("\"n0nce\"").collect();
+            assert_eq!(parts.len() % 2, 1, "{text}");
+            for outside in parts.iter().step_by(2) {
+                assert!(!outside.contains("EVIL"), "{outside}");
+            }
+        }
+    }
 }

@@ -16,8 +16,8 @@ impl Attempt {
 
     pub(super) fn end_or_remember(&mut self, why: Why, now: Instant) -> Vec<Effect> {
         if matches!(self.phase, Phase::Preparing | Phase::Launching) {
-            self.end_early.get_or_insert(why);
-            return Vec::new();
+            let why = *self.end_early.get_or_insert(why);
+            return if self.waits { self.over(self.early_end(why), now) } else { Vec::new() };
         }
         self.end(why, now)
     }

@@ -244,6 +244,24 @@ fn a_stop_before_claude_runs_starts_nothing() {
 }
 
 #[test]
+fn a_stop_skips_the_queue_of_what_waits_to_begin() {
+    let start = || StartSession { attempt: 1, inputs: vec![message(1)], ..StartSession::default() };
+    let now = Instant::now();
+    let attempt = || Attempt::new(start(), SESSION, 0, Usage::default(), Timing::default(), now, None);
+    let mut waits = attempt();
+    assert!(waits.on_wait(now).is_empty());
+    let out = waits.on_stop(now);
+    assert_eq!(Bench { attempt: waits, now, out }.end(), EndReason::Stopped);
+    // Stopped while its workspace was made, and only then there was no room.
+    let mut stopped = attempt();
+    assert!(stopped.on_wait(now).is_empty());
+    stopped.on_turn();
+    assert!(stopped.on_stop(now).is_empty(), "something is under way");
+    let out = stopped.on_wait(now);
+    assert_eq!(Bench { attempt: stopped, now, out }.end(), EndReason::Stopped);
+}
+
+#[test]
 fn silence_is_a_hang_only_while_nothing_explains_it() {
     let silence = Timing::default().silence;
     let mut bench = bench();

@@ -11,7 +11,7 @@ use muster_runtime::task;
 use tracing::info_span;
 
 use super::{Attempt, Draft, Effect, Held, Op, Session, launching};
-use crate::{local_state, shim::protocol::ToShim};
+use crate::{local_state, room, shim::protocol::ToShim};
 
 /// Activity is told at most this often.
 const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
@@ -61,7 +61,8 @@ impl Session {
         match effect {
             Effect::Emit(..) => {}
             Effect::Activity(text) => self.tell_activity(text),
-            Effect::MakeWorkspace => self.make_workspace(),
+            // Boxed: what waits may end at once, which leads back here.
+            Effect::Begin => Box::pin(self.wait_for_turn()).await,
             Effect::Launch => self.launch(),
             Effect::Order(order) => self.order(order).await,
             Effect::KillShim => self.kill_shim(),
@@ -70,14 +71,16 @@ impl Session {
                     self.record.note_usage(run.attempt.fold.raw_usage());
                     self.remove_temporary(run.attempt.start.attempt);
                 }
-                self.write_record().await;
                 let end = self.spool_end();
-                self.held = Held::default();
+                let began = !std::mem::take(&mut self.held).start;
                 self.entry.update(|view| {
                     view.running = false;
                     view.standing = None;
                     view.end_offset = view.end_offset.max(end);
                 });
+                if began {
+                    self.write_record().await;
+                }
                 if let Some(next) = self.next.take() {
                     // Boxed: on_start leads back here.
                     Box::pin(self.on_start(next, Instant::now())).await;
@@ -104,9 +107,9 @@ impl Session {
         let span = info_span!(parent: &run.span, "workspace.create", session.id = %self.id);
         let attempt = run.attempt.start.attempt;
         let (context, start) = (Arc::clone(&self.context), run.attempt.start.clone());
-        let (session_dir, place) = (self.dir.clone(), self.record.place.clone());
+        let (session_dir, record) = (self.dir.clone(), self.record.clone());
         self.work(attempt, "make workspace", span, async move {
-            Op::Workspace(launching::workspace(&context, &start, &session_dir, place.as_ref()).await)
+            Op::Workspace(launching::prepare(&context, &start, &record, &session_dir).await)
         });
     }
 
@@ -195,6 +198,9 @@ impl Session {
             let (entry, batch) = (Arc::clone(&self.entry), drafts.clone());
             match task::spawn_blocking("append events", move || entry.append(batch)).await {
                 Ok(Ok(())) => return self.set_held(|held| held.own = false),
+                Ok(Err(error)) if self.never_began(&drafts, &error) => {
+                    return self.entry.append_volatile(drafts);
+                }
                 Ok(Err(error)) => {
                     tracing::warn!(session.id = %self.id, error = %error, "disk takes no events, trying again");
                     self.set_held(|held| held.own = true);
@@ -208,17 +214,23 @@ impl Session {
         }
     }
 
+    /// Whether this is the end of an attempt that a full disk kept from beginning, and nothing on disk says otherwise.
+    fn never_began(&self, drafts: &[Draft], error: &std::io::Error) -> bool {
+        let [Draft { attempt, body: Body::AttemptEnded(_), .. }] = drafts else { return false };
+        self.held.start && room::is_full(error) && self.dir.remove_start(*attempt).is_ok()
+    }
+
+    /// What a record says is found again by replaying the output, so a disk that does not take it holds up nobody: it
+    /// is written again later.
     pub(super) async fn write_record(&mut self) {
-        loop {
-            let (dir, record) = (self.dir.clone(), self.record.clone());
-            match task::spawn_blocking("write record", move || dir.write_record(&record)).await {
-                Ok(Ok(())) | Err(_) => return self.set_held(|held| held.own = false),
-                Ok(Err(error)) => {
-                    tracing::warn!(session.id = %self.id, error = %error, "disk takes no record, trying again");
-                    self.set_held(|held| held.own = true);
-                }
-            }
-            tokio::time::sleep(DISK_RETRY).await;
+        let (dir, record) = (self.dir.clone(), self.record.clone());
+        let written = task::spawn_blocking("write record", move || dir.write_record(&record)).await;
+        self.record_again = None;
+        if let Ok(Err(error)) = &written {
+            tracing::warn!(session.id = %self.id, error = %error, "disk takes no record, trying again");
+            self.record_again = Some(Instant::now() + DISK_RETRY);
         }
+        let held = self.record_again.is_some();
+        self.set_held(|state| state.own = held);
     }
 }

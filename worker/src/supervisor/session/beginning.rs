@@ -3,7 +3,6 @@
 use std::time::{Instant, SystemTime};
 
 use muster_proto::v1::{AttemptEnded, EndReason, StartSession, session_event::Body};
-use muster_runtime::task;
 use tracing::info_span;
 
 use super::{Attempt, Draft, Effect, Op, Reader, Record, Run, Session, Slot, ending, locate};
@@ -40,17 +39,9 @@ impl Session {
         }
         self.record.released = false;
         self.launch_error = None;
-        let (dir, record, order) = (self.dir.clone(), self.record.clone(), start.clone());
-        let written = task::spawn_blocking("write start", move || {
-            dir.write_record(&record).and_then(|()| dir.write_start(&order))
-        });
-        if let Err(error) = written.await.map_err(std::io::Error::other).and_then(|written| written) {
-            let text = format!("worker {} cannot write: {error}", self.context.config.name);
-            self.say_ended(number, ending::without_process(EndReason::StartFailed, text)).await;
-            return;
-        }
+        self.dir.remove_release();
         self.enter(start, self.spool_end(), Some(slot), now);
-        self.perform(vec![Effect::MakeWorkspace]).await;
+        self.perform(vec![Effect::Begin]).await;
     }
 
     /// Takes an attempt on. `output_start`: where its output begins.
@@ -79,6 +70,7 @@ impl Session {
             position: output_start,
             span,
             slot,
+            turn: None,
         });
         self.entry.update(|view| {
             view.attempt = number;

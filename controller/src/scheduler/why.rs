@@ -1,0 +1,57 @@
+//! Why a session waits, for people and programs.
+
+use muster_proto::ids::WorkerId;
+
+use super::{
+    Candidate, Request,
+    filter::{self, Refusal},
+    policy::{Hold, Policy, Usage},
+};
+
+/// Why a session waits: a sentence for the whole, and a verdict per worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Why {
+    /// For people.
+    pub sentence: String,
+    /// What holds the session itself.
+    pub hold: Option<Hold>,
+    /// Per worker, by name.
+    pub refusals: Vec<(WorkerId, Refusal)>,
+}
+
+/// What stands against `request`, in itself and on each worker.
+#[must_use]
+pub fn why(request: &Request<'_>, fleet: &[Candidate<'_>], usage: &Usage, policy: &Policy) -> Why {
+    let hold = policy.hold(request, usage);
+    let refused =
+        |worker: &Candidate<'_>| Some((worker.worker.clone(), filter::verdict(request, worker).err()?));
+    let refusals: Vec<_> = fleet.iter().filter_map(refused).collect();
+    let sentence = match &hold {
+        Some(hold) => hold.to_string(),
+        None => sentence(request, fleet.len(), &refusals),
+    };
+    Why { sentence, hold, refusals }
+}
+
+fn sentence(request: &Request<'_>, workers: usize, refusals: &[(WorkerId, Refusal)]) -> String {
+    let served: Vec<_> = refusals.iter().filter(|(_, refusal)| *refusal != Refusal::Project).collect();
+    if refusals.len() < workers {
+        "about to be placed".to_owned()
+    } else if let Some(pinned) = &request.pinned {
+        match refusals.iter().find(|(worker, _)| worker == pinned) {
+            Some((_, refusal)) => format!("its workspace is on {pinned}: {refusal}"),
+            None => format!("its workspace is on {pinned}: not connected"),
+        }
+    } else if refusals.is_empty() {
+        "no worker is connected".to_owned()
+    } else if served.is_empty() {
+        format!("no connected worker serves the project {}", request.project)
+    } else if served.iter().all(|(_, refusal)| matches!(refusal, Refusal::Full(_))) {
+        "every worker that serves the project is full".to_owned()
+    } else {
+        match served.as_slice() {
+            [(worker, refusal)] => format!("{worker}: {refusal}"),
+            several => format!("none of {} workers that serve the project can take it", several.len()),
+        }
+    }
+}
