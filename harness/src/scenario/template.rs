@@ -66,8 +66,10 @@ fn look_up(place: &str, conversation: &Conversation) -> Option<Value> {
     let results = conversation.tool_results.iter().rev();
     let mut candidates = results.filter(|result| id.is_none_or(|id| result.tool_use_id == id));
     candidates.find_map(|result| {
-        let json: Value = serde_json::from_str(&result.text).ok()?;
-        json.pointer(pointer).cloned()
+        // Claude Code writes a result's resource links on lines of their own, before its structured part.
+        let whole = serde_json::from_str(&result.text).ok();
+        let parsed = |line| serde_json::from_str(line).ok().filter(Value::is_object);
+        whole.or_else(|| result.text.lines().find_map(parsed))?.pointer(pointer).cloned()
     })
 }
 
@@ -91,6 +93,7 @@ mod tests {
         let conversation = Conversation {
             tool_results: vec![
                 result("t1", r#"{"sessionId":"s-1","n":3}"#),
+                result("t0", "[Resource link: output] muster://x\n{\"linked\":true}"),
                 result("t2", r#"{"sessions":[{"sessionId":"s-2"}]}"#),
             ],
             plan_file: Some("/p.md".to_owned()),
@@ -100,6 +103,7 @@ mod tests {
         let filled =
             fill(json!({ "a": "{{tool_result:/n}}", "b": [template, "{{plan_file}}"] }), &conversation);
         assert_eq!(filled, Ok(json!({ "a": 3, "b": ["x s-1 {{y}} s-2", "/p.md"] })));
+        assert_eq!(fill(json!("{{tool_result:/linked}}"), &conversation), Ok(json!(true)));
         assert!(fill(json!("{{tool_result:/none}}"), &conversation).is_err());
     }
 }

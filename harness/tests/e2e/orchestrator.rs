@@ -11,7 +11,7 @@ use tokio::process::Command;
 
 use crate::farm::Farm;
 
-const TOOLS: [&str; 9] = [
+const TOOLS: [&str; 11] = [
     "spawn_session",
     "list_sessions",
     "get_session_status",
@@ -21,6 +21,8 @@ const TOOLS: [&str; 9] = [
     "wait_for_completion",
     "stop_session",
     "archive_session",
+    "get_farm_status",
+    "integrate_session",
 ];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -53,7 +55,7 @@ async fn over_stdio(claude: Claude) {
     farm.finish();
 }
 
-/// With an agent definition that lists the nine tools and knows nothing else.
+/// With an agent definition that lists the eleven tools and knows nothing else.
 async fn over_http(claude: Claude) {
     let farm = Farm::build(TestFleet::builder().claude(claude.clone())).await;
     let gateway = farm.fleet.http_gateway().await.expect("the gateway comes up");
