@@ -21,6 +21,12 @@ fn nothing_is_lost_or_done_twice_under_kills_and_cuts() {
     chaos(&["--only", "load", "--kills", "6", "--bytes", "200MB", "--lanes", "6"]);
 }
 
+/// Without the right to mount it says so and passes: it has nothing to fill.
+#[test]
+fn full_disks_hold_work_and_lose_nothing() {
+    chaos(&["--only", "disk", "--kills", "3"]);
+}
+
 #[test]
 fn the_real_claude_outlives_worker_and_controller() {
     chaos(&["--claude", "latest", "--kills", "3"]);

@@ -22,8 +22,8 @@ const CALL_LIMIT: Duration = Duration::from_secs(40);
 /// Pause before a call is tried again.
 const RETRY: Duration = Duration::from_millis(50);
 /// Errors that say "later".
-const LATER: [&str; 5] =
-    ["controller_unavailable", "store_unavailable", "worker_unreachable", "limit_reached", "internal"];
+const LATER: [&str; 4] =
+    ["controller_unavailable", "store_unavailable", "worker_unreachable", "limit_reached"];
 
 /// The answer "no", for good.
 #[derive(Debug)]
