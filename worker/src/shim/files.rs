@@ -173,6 +173,15 @@ impl AttemptDir {
         }
     }
 
+    /// What is left of a shim that was killed, when none lives here any more.
+    pub(crate) fn leftovers(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".tmp") || [Self::SOCKET, "exit.reserve"].contains(&&*name)
+        })
+    }
+
     /// Whether a shim ever got as far as starting claude.
     #[must_use]
     pub fn was_started(&self) -> bool {
