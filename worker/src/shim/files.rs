@@ -13,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
+
 /// Format of `launch.json` this build writes and reads.
 pub const LAUNCH_VERSION: u32 = 1;
 
@@ -98,6 +100,19 @@ impl AttemptDir {
     #[must_use]
     pub fn stderr_log(&self) -> PathBuf {
         self.0.join("stderr.log")
+    }
+
+    /// Path of the control group that holds every process of the attempt, where there is one.
+    #[must_use]
+    pub fn cgroup(&self) -> PathBuf {
+        self.0.join("cgroup")
+    }
+
+    /// Removes the control group, and the note of it once it is gone.
+    pub(crate) fn forget_cgroup(&self, group: &Cgroup) {
+        if group.remove() {
+            let _ = fs::remove_file(self.cgroup());
+        }
     }
 
     /// Every numbered input, durable before claude saw it.

@@ -17,6 +17,7 @@ use muster_runtime::task::{self, Task};
 use super::{Supervisor, session::Command};
 use crate::{
     local_state::{self, SessionDir, is_older},
+    shim::cgroup::Cgroup,
     workspace::{strays, worktree::root_of},
 };
 
@@ -116,6 +117,9 @@ impl Supervisor {
         for attempt in attempts.into_iter().filter(|attempt| !view.running || *attempt != view.attempt) {
             let place = dir.attempt(attempt);
             if !place.shim_lives().unwrap_or(true) {
+                if let Some(group) = Cgroup::noted(&place.cgroup()) {
+                    place.forget_cgroup(&group);
+                }
                 reaped += place.leftovers().filter(|path| remove(path)).count();
             }
         }
