@@ -6,6 +6,7 @@
 pub mod disk;
 pub mod engine;
 pub mod fleet;
+pub mod identity;
 pub mod output;
 pub mod scheduler;
 pub mod service;
@@ -32,6 +33,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     fleet::queries::{self, Queries},
+    identity::Identities,
     output::Replicas,
     scheduler::Policy,
     state_dir::{StateDir, StateDirError},
@@ -104,6 +106,9 @@ pub enum StartError {
     /// The sessions cannot be loaded.
     #[error("the sessions cannot be loaded: {0}")]
     Recover(#[from] engine::RecoverError),
+    /// Identities cannot be kept.
+    #[error("identities cannot be kept: {0}")]
+    Identity(#[from] identity::OpenError),
     /// The output folder cannot be used.
     #[error("the output folder {path} cannot be used: {source}")]
     Output {
@@ -158,6 +163,7 @@ impl Controller {
             keep_ended: config.keep_ended,
             policy: config.policy,
         };
+        let identities = Identities::open(&state_dir.join("secrets.key"), Arc::clone(&store)).await?;
         let stop_engine = Shutdown::new();
         let (handle, mut engine) =
             engine::start(engine_config, store, replicas.clone(), shutdown.clone(), stop_engine.clone())
@@ -165,6 +171,7 @@ impl Controller {
         let context = service::Context {
             engine: handle,
             replicas,
+            identities,
             queries: Queries::new(queries::PATIENCE),
             leaving: shutdown.clone(),
             heartbeat_interval: config.heartbeat_interval,

@@ -7,6 +7,11 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use axum::{Router, middleware, routing::get};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use muster_runtime::{
     grpc::{ConnectError, NotLoopback, loopback_only},
     shutdown::Shutdown,
@@ -15,17 +20,34 @@ use muster_runtime::{
 use rmcp::transport::streamable_http_server::{
     StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
 };
-use tokio::net::TcpListener;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+    time::timeout,
+};
+use tokio_util::sync::CancellationToken;
 
-use crate::{Config, controller::Controller, early_sse::early_sse, limits::Transport, server::Server};
+use crate::{
+    Config,
+    body::{BODY_BYTES, check_body},
+    controller::Controller,
+    early_sse::early_sse,
+    limits::Transport,
+    server::Server,
+};
 
 /// How much longer than the longest wait a session of the older protocol lives without a message. rmcp ends a
 /// session with its calls when this is over, even while one is being answered.
 const SESSION_MARGIN: Duration = Duration::from_secs(3600);
-/// How long open answers may take to leave at shutdown.
-const GRACE: Duration = Duration::from_secs(3);
-/// Largest request. A prompt of 1 MiB is at most 2 MiB of JSON in sensible encodings.
-const BODY_BYTES: usize = 4 << 20;
+/// How long open answers may take to leave at shutdown, before and after those that do not are cut.
+const GRACE: Duration = Duration::from_millis(1500);
+/// Most connections at a time; one past it is closed at once. Each waiting call holds one.
+const CONNECTIONS: usize = 16_384;
+/// A connection that says nothing for so long, or takes so long for the head of a request, is closed. Longer
+/// than clients keep one for the next call.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(120);
+const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 /// Pages of this machine may call; others, and `null`, may not.
 const ORIGINS: [&str; 6] = [
     "http://localhost:*",
@@ -74,8 +96,9 @@ impl HttpGateway {
             TcpListener::bind(listen).await.map_err(|source| StartError::Listen { addr: listen, source })?;
         let local_addr =
             listener.local_addr().map_err(|source| StartError::Listen { addr: listen, source })?;
-        let router = router(config, controller, &shutdown);
-        let serving = task::spawn("mcp http", serve(listener, router, shutdown));
+        let cut = CancellationToken::new();
+        let router = router(config, controller, &shutdown, &cut);
+        let serving = task::spawn("mcp http", serve(listener, router, shutdown, cut));
         Ok(Self { local_addr, serving })
     }
 
@@ -92,45 +115,85 @@ impl HttpGateway {
     }
 }
 
-fn router(config: Config, controller: Controller, shutdown: &Shutdown) -> Router {
+fn router(config: Config, controller: Controller, shutdown: &Shutdown, cut: &CancellationToken) -> Router {
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(config.longest_wait() + SESSION_MARGIN);
     let mcp = StreamableHttpServerConfig::default()
         .enforce_origin_validation()
         .with_allowed_origins(ORIGINS)
         .with_max_request_body_bytes(BODY_BYTES)
-        .with_cancellation_token(shutdown.token());
-    let server = Server::new(config, controller, Transport::Http);
+        .with_cancellation_token(cut.clone());
+    let server = Server::new(config, controller, Transport::Http).with_leaving(shutdown.clone());
     let service = StreamableHttpService::new(move || Ok(server.anew()), Arc::new(sessions), mcp);
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(early_sse))
+        .layer(middleware::from_fn(check_body))
         .route("/healthz", get(|| async { "ok\n" }))
 }
 
-async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown) {
-    use axum::serve::ListenerExt as _;
-
-    let listener = listener.tap_io(|stream| {
+/// Accepts connections until `shutdown`, then gives what is open time to end.
+async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown, cut: CancellationToken) {
+    let service = TowerToHyperService::new(router);
+    let room = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut open = JoinSet::new();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            Some(_) = open.join_next() => continue,
+            () = shutdown.requested() => break,
+        };
+        let stream = match accepted {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Usually no file is left to open: those that are open end sooner or later.
+                tracing::warn!(error = %error, "a connection was not accepted");
+                tokio::time::sleep(ACCEPT_RETRY).await;
+                continue;
+            }
+        };
+        let Ok(place) = room.clone().try_acquire_owned() else {
+            tracing::debug!("too many connections, one was closed");
+            continue;
+        };
         if let Err(error) = stream.set_nodelay(true) {
             tracing::debug!(error = %error, "no TCP_NODELAY; answers may be late");
         }
-    });
-    let leave = shutdown.clone();
-    let serving =
-        axum::serve(listener, router).with_graceful_shutdown(async move { leave.requested().await });
-    let serving = std::future::IntoFuture::into_future(serving);
-    tokio::pin!(serving);
-    tokio::select! {
-        ended = &mut serving => {
-            if let Err(error) = ended {
-                tracing::error!(error = %error, "the HTTP gateway ended");
-            }
-            return;
-        }
-        () = shutdown.requested() => {}
+        open.spawn(connection(stream, service.clone(), shutdown.clone(), place));
     }
-    if tokio::time::timeout(GRACE, serving).await.is_err() {
+    drop(listener);
+    // Waits answer at once that they can be made again; streams of the older protocol end only when they are
+    // cut.
+    let all_closed = async { while open.join_next().await.is_some() {} };
+    tokio::pin!(all_closed);
+    if timeout(GRACE, &mut all_closed).await.is_ok() {
+        return;
+    }
+    cut.cancel();
+    if timeout(GRACE, all_closed).await.is_err() {
         tracing::debug!("open answers were cut at shutdown");
+    }
+}
+
+async fn connection(
+    stream: TcpStream,
+    service: TowerToHyperService<Router>,
+    shutdown: Shutdown,
+    _place: OwnedSemaphorePermit,
+) {
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_TIMEOUT)
+        .serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(serving);
+    let ended = tokio::select! {
+        ended = &mut serving => ended,
+        () = shutdown.requested() => {
+            serving.as_mut().graceful_shutdown();
+            serving.await
+        }
+    };
+    if let Err(error) = ended {
+        tracing::debug!(error = %error, "a connection ended badly");
     }
 }

@@ -7,6 +7,7 @@
 //! its work twice.
 
 mod args;
+mod body;
 mod bundles;
 mod controller;
 mod early_sse;

@@ -6,6 +6,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use muster_proto::error::{Error, ErrorCode};
+use muster_runtime::shutdown::Shutdown;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
@@ -60,6 +61,7 @@ pub(crate) struct Server {
     transport: Transport,
     /// Fires when the caller's side of the connection is gone for good.
     hung_up: CancellationToken,
+    leaving: Shutdown,
     subscriptions: Subscriptions,
 }
 
@@ -79,6 +81,7 @@ impl Server {
             shared: Arc::new(shared),
             transport,
             hung_up: CancellationToken::new(),
+            leaving: Shutdown::new(),
             subscriptions: Subscriptions::default(),
         }
     }
@@ -90,6 +93,12 @@ impl Server {
 
     pub(crate) fn with_hang_up(mut self, token: CancellationToken) -> Self {
         self.hung_up = token;
+        self
+    }
+
+    /// Waits end with an answer when `shutdown` is requested.
+    pub(crate) fn with_leaving(mut self, shutdown: Shutdown) -> Self {
+        self.leaving = shutdown;
         self
     }
 
@@ -142,6 +151,7 @@ impl Server {
             links: since(ProtocolVersion::V_2025_06_18),
             cancelled: context.ct.clone(),
             hung_up: self.hung_up.clone(),
+            leaving: self.leaving.clone(),
         }
     }
 }
@@ -256,6 +266,7 @@ impl ServerHandler for Server {
             () = following => {}
             () = context.cancelled() => {}
             () = self.hung_up.cancelled() => {}
+            () = self.leaving.requested() => {}
         }
         Ok(())
     }

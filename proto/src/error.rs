@@ -103,7 +103,10 @@ pub fn code_name(code: ErrorCode) -> String {
 const fn grpc_code(code: ErrorCode) -> Code {
     match code {
         ErrorCode::InvalidArgument | ErrorCode::AmbiguousSession => Code::InvalidArgument,
-        ErrorCode::SessionNotFound | ErrorCode::ProjectNotFound | ErrorCode::WorkerNotFound => Code::NotFound,
+        ErrorCode::SessionNotFound
+        | ErrorCode::ProjectNotFound
+        | ErrorCode::WorkerNotFound
+        | ErrorCode::TokenNotFound => Code::NotFound,
         ErrorCode::Unauthenticated => Code::Unauthenticated,
         ErrorCode::RequestIdConflict => Code::AlreadyExists,
         ErrorCode::AttentionPending

@@ -105,6 +105,14 @@ pub struct Timing {
     pub reconnect_first: Duration,
     /// See `reconnect_first`.
     pub reconnect_max: Duration,
+    /// Between comparisons of the disk with the sessions there are; the first is at start. What nobody has is removed.
+    pub reap_every: Duration,
+    /// How long a released session's own folder (its record and transcripts; its output is with the controller by then)
+    /// stays. What it changed is kept in refs of the repository, whatever this says.
+    pub keep_ended: Duration,
+    /// How long an ended session that nobody archived keeps its workspace; then it is released as if archived.
+    /// `None`: for ever.
+    pub keep_workspace: Option<Duration>,
 }
 
 impl Default for Timing {
@@ -119,6 +127,9 @@ impl Default for Timing {
             settle: Duration::from_secs(2),
             reconnect_first: Duration::from_millis(100),
             reconnect_max: Duration::from_secs(5),
+            reap_every: Duration::from_secs(60 * 60),
+            keep_ended: Duration::from_secs(30 * 24 * 60 * 60),
+            keep_workspace: None,
         }
     }
 }

@@ -31,7 +31,7 @@ use muster_runtime::{grpc, shutdown::Shutdown, task, task::Task};
 pub use crate::config::{ClaudeConfig, Config, ConfigError, ProjectConfig, Timing};
 use crate::{
     agent::claude::version::{self, FindError},
-    supervisor::{Supervisor, orphans},
+    supervisor::{Supervisor, orphans, reaper},
     uplink::Uplink,
 };
 
@@ -66,6 +66,7 @@ pub struct Worker {
     uplink: Task<()>,
     _supervisor: Arc<Supervisor>,
     _orphans: Option<Task<()>>,
+    _reaper: Task<()>,
     _lock: File,
 }
 
@@ -97,13 +98,20 @@ impl Worker {
         let supervisor =
             Supervisor::restore(config, claude).map_err(|error| StartError::State(state_dir, error))?;
         let supervisor = Arc::new(supervisor);
+        let reaper = reaper::spawn(&supervisor);
         let uplink = Uplink::new(Arc::clone(&supervisor))?;
         let task = task::spawn("uplink", async move {
             if let Err(error) = uplink.run(shutdown.clone()).await {
                 tracing::error!(error = %error, "worker leaves");
             }
         });
-        Ok(Self { uplink: task, _supervisor: supervisor, _orphans: orphans.ok(), _lock: lock })
+        Ok(Self {
+            uplink: task,
+            _supervisor: supervisor,
+            _orphans: orphans.ok(),
+            _reaper: reaper,
+            _lock: lock,
+        })
     }
 
     /// Returns once the worker has left: after the shutdown, or because another of its name took over. Sessions go on.

@@ -23,6 +23,7 @@
 use std::{
     fs, io,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use muster_proto::{
@@ -173,7 +174,7 @@ impl SessionDir {
 
     /// `None` when there is none.
     pub(crate) fn read_record(&self) -> io::Result<Option<Record>> {
-        match fs::read(self.0.join("session.json")) {
+        match fs::read(self.record()) {
             Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
@@ -181,18 +182,35 @@ impl SessionDir {
     }
 
     pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
-        write_durably(&self.0.join("session.json"), &serde_json::to_vec_pretty(record)?)
+        write_durably(&self.record(), &serde_json::to_vec_pretty(record)?)
+    }
+
+    pub(crate) fn record(&self) -> PathBuf {
+        self.0.join("session.json")
+    }
+
+    /// Numbers of the attempts that have a folder.
+    pub(crate) fn attempts(&self) -> io::Result<Vec<u32>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&self.0)? {
+            let name = entry?.file_name();
+            found.extend(name.to_str().and_then(|name| name.strip_prefix("attempt-")?.parse::<u32>().ok()));
+        }
+        Ok(found)
+    }
+
+    /// Files that exist only while something is being done, or are left of it.
+    pub(crate) fn leftovers(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".tmp") || name.starts_with("snapshot.index")
+        })
     }
 
     /// The newest order, if any.
     pub(crate) fn newest_start(&self) -> io::Result<Option<StartSession>> {
-        let mut newest = None;
-        for entry in fs::read_dir(&self.0)? {
-            let name = entry?.file_name();
-            let number = name.to_str().and_then(|name| name.strip_prefix("attempt-")?.parse::<u32>().ok());
-            newest = newest.max(number);
-        }
-        let Some(number) = newest else { return Ok(None) };
+        let Some(number) = self.attempts()?.into_iter().max() else { return Ok(None) };
         match fs::read(self.attempt(number).path().join("start.pb")) {
             Ok(bytes) => Ok(Some(StartSession::decode(bytes.as_slice()).map_err(io::Error::other)?)),
             // Killed between the directory and the file: nothing began.
@@ -273,6 +291,12 @@ pub(crate) fn list_attempts_temporary(state_dir: &Path) -> io::Result<Vec<PathBu
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
         Err(error) => Err(error),
     }
+}
+
+/// Whether what is at `path` was last changed longer ago than this. Not what is gone, or changed in the future.
+pub(crate) fn is_older(path: &Path, than: Duration) -> bool {
+    let changed = path.symlink_metadata().and_then(|metadata| metadata.modified());
+    changed.ok().and_then(|changed| changed.elapsed().ok()).is_some_and(|age| age >= than)
 }
 
 /// Removes what an earlier worker had under way. The lock of the state folder is held, so nobody uses it.

@@ -36,6 +36,9 @@ impl Drop for Place {
         let pid = fs::read_to_string(self.attempt.pid_file()).ok().and_then(|text| text.parse().ok());
         if let (Some(pid), Ok(true)) = (pid, self.attempt.shim_lives()) {
             let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        } else if let Ok(group) = fs::read_to_string(self.attempt.cgroup()) {
+            // Of a shim that was killed: a worker would find it by the note, which goes with this folder.
+            let _ = fs::remove_dir(group);
         }
     }
 }

@@ -203,9 +203,12 @@ async fn an_interrupt_ends_the_turn_and_a_message_that_waits_begins_the_next() {
 #[tokio::test]
 async fn a_stop_leaves_nothing_running_whatever_the_tool_does() {
     let (controller, machine) = farm().await;
-    for (handle, prompt) in
-        [("stop-1-abcdef", "tool"), ("stop-2-abcdef", "tool stubborn"), ("stop-3-abcdef", "linger")]
-    {
+    for (handle, prompt) in [
+        ("stop-1-abcdef", "tool"),
+        ("stop-2-abcdef", "tool stubborn"),
+        ("stop-3-abcdef", "linger"),
+        ("stop-4-abcdef", "hide"),
+    ] {
         let start = start_order(handle, prompt);
         controller.start_session(&start).await;
         let tool = if prompt == "linger" {
@@ -214,13 +217,16 @@ async fn a_stop_leaves_nothing_running_whatever_the_tool_does() {
                 .await;
             "0".to_owned()
         } else {
-            file(&machine.state.join("worktrees").join(handle).join("tool")).await
+            let name = if prompt == "hide" { "hidden" } else { "tool" };
+            file(&machine.state.join("worktrees").join(handle).join(name)).await
         };
         controller.stop(&start).await;
         let ended = controller.ended(&start).await;
         assert_eq!(ended.end.expect("set").reason(), EndReason::Stopped);
         assert!(!alive(&tool), "{prompt}");
         assert!(machine.attempt_dir(&start).join("exit.json").exists());
+        // The shim's last act, after its last word.
+        gone(&machine.attempt_dir(&start).join("cgroup")).await;
     }
     let unknown = start_order("never-abcdef", "say x");
     controller.stop(&unknown).await;
@@ -344,6 +350,33 @@ async fn what_ended_while_no_worker_ran_is_told_by_the_next() {
             .expect("there");
         assert!(!alive(&tool), "{}", start.handle);
     }
+}
+
+/// Only its control group knows it for what it is: the shim is dead, and it carries no mark.
+#[tokio::test]
+async fn a_tool_that_hides_does_not_outlive_its_session_whose_shim_was_killed() {
+    use nix::{
+        sys::signal::{Signal, kill},
+        unistd::Pid,
+    };
+    let (controller, machine) = farm().await;
+    let start = start_order("hides-abcdef", "hide");
+    controller.start_session(&start).await;
+    let hidden = file(&machine.state.join("worktrees/hides-abcdef/hidden")).await;
+    let group = machine.attempt_dir(&start).join("cgroup");
+    if !group.exists() {
+        let text = "SKIPPED: no control group can be made here";
+        std::io::Write::write_all(&mut std::io::stderr(), text.as_bytes()).expect("stderr takes it");
+        controller.stop(&start).await;
+        controller.ended(&start).await;
+        return;
+    }
+    let folder = fs::read_to_string(&group).expect("there");
+    let shim = fs::read_to_string(machine.attempt_dir(&start).join("shim.pid")).expect("there");
+    kill(Pid::from_raw(shim.parse().expect("a number")), Signal::SIGKILL).expect("killed");
+    assert_eq!(controller.ended(&start).await.end.expect("set").reason(), EndReason::ShimLost);
+    assert!(!alive(&hidden), "{hidden}");
+    assert!(!Path::new(&folder).exists() && !group.exists(), "{folder}");
 }
 
 #[tokio::test]

@@ -6,14 +6,15 @@ use muster_proto::{
     v1::{ReleaseWorkspace, WorkspaceState, connect_response::Body},
 };
 
-use super::{run::Engine, stage::Stage};
+use super::{Named, run::Engine, stage::Stage};
 use crate::session::Session;
 
 impl Engine {
     /// Archives a session; false: it was archived before. A release that failed is ordered again.
-    pub(super) fn archive(&mut self, session: &str, stage: &mut Stage) -> Result<(SessionId, bool), Error> {
-        let id = self.book.resolve(session)?;
-        let gone = || Error::new(ErrorCode::SessionNotFound, format!("there is no session {session:?}"));
+    pub(super) fn archive(&mut self, session: &Named, stage: &mut Stage) -> Result<(SessionId, bool), Error> {
+        let Named { text, scope } = session;
+        let id = self.book.resolve(text, scope)?;
+        let gone = || Error::new(ErrorCode::SessionNotFound, format!("there is no session {text:?}"));
         let mut session = stage.copy(&self.book, id).ok_or_else(gone)?;
         if !session.phase().has_ended() {
             let message = format!("{} has not ended", session.fixed.handle);

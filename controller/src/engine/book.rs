@@ -8,6 +8,7 @@ use muster_proto::{
     v1::{Project, WorkspaceState},
 };
 
+use super::Scope;
 use crate::{
     fleet::maintenance::Maintenance,
     scheduler::Usage,
@@ -22,8 +23,8 @@ pub(super) struct Book {
     sessions: BTreeMap<SessionId, Session>,
     /// Ids and handles.
     names: BTreeMap<String, SessionId>,
-    /// Request ids of spawns.
-    requests: HashMap<String, SessionId>,
+    /// Request ids of spawns, each of its caller.
+    requests: HashMap<(String, String), SessionId>,
     /// By ticket: first come, first served.
     queue: BTreeMap<u64, SessionId>,
     active: HashMap<WorkerId, BTreeSet<SessionId>>,
@@ -115,8 +116,8 @@ impl Book {
         self.releasing.get(worker).into_iter().flatten().copied()
     }
 
-    pub(super) fn by_request(&self, request_id: &str) -> Option<SessionId> {
-        self.requests.get(request_id).copied()
+    pub(super) fn by_request(&self, request: &(String, String)) -> Option<SessionId> {
+        self.requests.get(request).copied()
     }
 
     pub(super) fn is_named(&self, name: &str) -> bool {
@@ -135,10 +136,11 @@ impl Book {
         self.projects.entry(project.name.clone()).or_default().insert(worker.to_owned(), project);
     }
 
-    /// The session that `text` names: an id, a handle, or a unique prefix of either.
-    pub(super) fn resolve(&self, text: &str) -> Result<SessionId, Error> {
+    /// The session that `text` names to whoever sees `scope`: an id, a handle, or a unique prefix of either.
+    pub(super) fn resolve(&self, text: &str, scope: &Scope) -> Result<SessionId, Error> {
         let name = text.to_ascii_lowercase();
-        if let Some(id) = self.names.get(&name) {
+        let is_seen = |id: &&SessionId| self.get(**id).is_some_and(|session| scope.sees(session));
+        if let Some(id) = self.names.get(&name).filter(is_seen) {
             return Ok(*id);
         }
         let shown: String = text.chars().take(64).collect();
@@ -148,7 +150,7 @@ impl Book {
         let mut found = BTreeSet::new();
         if name.len() >= PREFIX {
             let matching = self.names.range(name.clone()..).take_while(|(known, _)| known.starts_with(&name));
-            found.extend(matching.map(|(_, id)| *id).take(32));
+            found.extend(matching.map(|(_, id)| id).filter(is_seen).take(32));
         }
         let mut ids = found.iter();
         match (ids.next(), ids.next()) {
@@ -181,7 +183,7 @@ impl Book {
                 self.names.insert(id.to_string(), id);
                 self.names.insert(session.fixed.handle.clone(), id);
                 if !session.fixed.request_id.is_empty() {
-                    self.requests.insert(session.fixed.request_id.clone(), id);
+                    self.requests.insert(session.request(), id);
                 }
             }
         }
@@ -210,7 +212,7 @@ impl Book {
         self.unindex(&session);
         self.names.remove(&id.to_string());
         self.names.remove(&session.fixed.handle);
-        self.requests.remove(&session.fixed.request_id);
+        self.requests.remove(&session.request());
     }
 
     fn unindex(&mut self, old: &Session) {

@@ -12,7 +12,7 @@ use muster_proto::{
     },
 };
 
-use super::{InputRequest, resume, run::Engine, stage::Stage};
+use super::{InputRequest, Scope, resume, run::Engine, stage::Stage};
 use crate::session::{Phase, Session, input, phase::Event, record::Request};
 
 /// What became of an input.
@@ -24,9 +24,14 @@ pub(super) struct Done {
 }
 
 impl Engine {
-    pub(super) fn input(&mut self, request: InputRequest, stage: &mut Stage) -> Result<Done, Error> {
+    pub(super) fn input(
+        &mut self,
+        request: InputRequest,
+        scope: &Scope,
+        stage: &mut Stage,
+    ) -> Result<Done, Error> {
         let InputRequest { session, request_id, input } = request;
-        let id = self.book.resolve(&session)?;
+        let id = self.book.resolve(&session, scope)?;
         let gone = || Error::new(ErrorCode::SessionNotFound, format!("there is no session {session:?}"));
         let mut session = stage.copy(&self.book, id).ok_or_else(gone)?;
         let digest = input::digest(&input);

@@ -190,6 +190,10 @@ fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("a store in memory never waits")
 }
 
+fn named(id: SessionId) -> Named {
+    Named { text: id.to_string(), scope: Scope::all() }
+}
+
 fn config() -> Config {
     Config {
         tick: Duration::from_secs(1),
@@ -280,7 +284,8 @@ impl World {
                     caller: "somebody".into(),
                 };
                 let (reply, answer) = oneshot::channel();
-                changes.push(Change::Spawn { request: Box::new(spawn), reply });
+                let scope = Scope::all();
+                changes.push(Change::Spawn { request: Box::new(spawn), scope, reply });
                 waiting.push(Waiting::Spawn(request_id, answer));
             }
             Op::Message { session, request } => {
@@ -294,13 +299,13 @@ impl World {
             Op::Stop { session } => {
                 if let Some(id) = self.session(session) {
                     let (reply, answer) = oneshot::channel();
-                    changes.push(Change::Stop { session: id.to_string(), reason: String::new(), reply });
+                    changes.push(Change::Stop { session: named(id), reason: String::new(), reply });
                     waiting.push(Waiting::Stop(id, answer));
                 }
             }
             Op::Archive { session } => {
                 if let Some(id) = self.session(session) {
-                    changes.push(Change::Archive { session: id.to_string(), reply: oneshot::channel().0 });
+                    changes.push(Change::Archive { session: named(id), reply: oneshot::channel().0 });
                 }
             }
             Op::Tick => {}
@@ -356,7 +361,7 @@ impl World {
     ) {
         let Some(id) = self.session(session) else { return };
         let request = InputRequest { session: id.to_string(), request_id: request, input };
-        changes.push(Change::Input { request, reply: oneshot::channel().0 });
+        changes.push(Change::Input { request, scope: Scope::all(), reply: oneshot::channel().0 });
     }
 
     /// Answers an open attention, or one that was open once.
@@ -372,7 +377,7 @@ impl World {
         let input = send_input_request::Input::Answer(answer);
         let request = InputRequest { session: id.to_string(), request_id: String::new(), input };
         let (reply, answer) = oneshot::channel();
-        changes.push(Change::Input { request, reply });
+        changes.push(Change::Input { request, scope: Scope::all(), reply });
         waiting.push(Waiting::Answer(id, attention_id, answer));
     }
 
@@ -431,7 +436,7 @@ impl World {
                 assert!(!start.inputs.is_empty(), "{id} is started with nothing to do");
                 let (attempt, on) = *self.started.entry(id).or_insert((start.attempt, worker));
                 assert!(start.attempt >= attempt, "{id}: attempt {} after {attempt}", start.attempt);
-                assert!(start.attempt > attempt || on == worker, "{id}: attempt {attempt} on two workers");
+                assert_eq!(on, worker, "{id}: attempt {} away from the worker of {attempt}", start.attempt);
                 self.started.insert(id, (start.attempt, worker));
                 for input in &start.inputs {
                     self.input_said(id, input);
@@ -477,7 +482,8 @@ impl World {
             assert!(!asks, "{id}: an old attempt asks");
         }
         for (request, id) in &self.accepted {
-            assert_eq!(self.engine.book.by_request(request), Some(*id), "{request} was forgotten");
+            let known = ("somebody".to_owned(), request.clone());
+            assert_eq!(self.engine.book.by_request(&known), Some(*id), "{request} was forgotten");
         }
     }
 

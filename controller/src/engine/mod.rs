@@ -17,6 +17,7 @@ mod read;
 mod recover;
 mod resume;
 mod run;
+mod scope;
 mod spawn;
 mod stage;
 mod stop;
@@ -42,6 +43,8 @@ use crate::{
 pub use maintain::Order;
 pub use read::{ListQuery, Listed, OutputState, Place};
 pub use recover::{RecoverError, start};
+use scope::Named;
+pub use scope::Scope;
 pub use watch::{Selection, Watcher};
 pub use workplace::{Purpose, Workplace};
 
@@ -70,10 +73,10 @@ enum Message {
 
 /// What may change a session: applied in batches, durable before it is answered.
 enum Change {
-    Spawn { request: Box<SpawnRequest>, reply: Reply<(v1::Session, bool)> },
-    Input { request: InputRequest, reply: Reply<(v1::Session, bool, Delivery)> },
-    Stop { session: String, reason: String, reply: Reply<(v1::Session, bool)> },
-    Archive { session: String, reply: Reply<(v1::Session, bool)> },
+    Spawn { request: Box<SpawnRequest>, scope: Scope, reply: Reply<(v1::Session, bool)> },
+    Input { request: InputRequest, scope: Scope, reply: Reply<(v1::Session, bool, Delivery)> },
+    Stop { session: Named, reason: String, reply: Reply<(v1::Session, bool)> },
+    Archive { session: Named, reply: Reply<(v1::Session, bool)> },
     Attach { hello: Box<Attach>, reply: Reply<Vec<ConnectResponse>> },
     Detach { worker: WorkerId, link: LinkId },
     Heartbeat { worker: WorkerId, link: LinkId, heartbeat: Heartbeat },
@@ -83,17 +86,17 @@ enum Change {
 
 /// What changes nothing: answered from what is installed.
 enum Read {
-    Get { session: String, reply: Reply<v1::Session> },
-    List { query: Box<ListQuery>, reply: Reply<Listed> },
-    Explain { session: String, reply: Reply<v1::ExplainSessionResponse> },
+    Get { session: Named, reply: Reply<v1::Session> },
+    List { query: Box<ListQuery>, scope: Scope, reply: Reply<Listed> },
+    Explain { session: Named, reply: Reply<v1::ExplainSessionResponse> },
     Workers { reply: Reply<Vec<v1::Worker>> },
     Empty { worker: WorkerId, reply: Reply<()> },
-    Watch { sessions: Vec<String>, reply: Reply<(Watcher, Vec<v1::Session>)> },
-    Views { ids: Vec<SessionId>, reply: Reply<Vec<v1::Session>> },
-    Output { session: String, reply: Reply<OutputState> },
+    Watch { sessions: Vec<String>, scope: Scope, reply: Reply<(Watcher, Vec<v1::Session>)> },
+    Views { ids: Vec<SessionId>, scope: Scope, reply: Reply<Vec<v1::Session>> },
+    Output { session: Named, reply: Reply<OutputState> },
     Link { worker: WorkerId, incarnation: Incarnation, reply: Reply<Option<Closed>> },
     Holds { worker: WorkerId, session: SessionId, attempt: u32, reply: Reply<bool> },
-    Workplace { session: String, purpose: Purpose, reply: Reply<Workplace> },
+    Workplace { session: Named, purpose: Purpose, reply: Reply<Workplace> },
     Query { worker: WorkerId, link: LinkId, query: Box<WorkspaceQuery>, reply: Reply<()> },
 }
 
@@ -134,13 +137,24 @@ pub struct Attach {
     pub link: Link,
 }
 
-/// The way to ask the engine. Cheap to clone.
+/// The way to ask the engine, for somebody who may see some of the sessions or all. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct Handle {
     mailbox: mpsc::Sender<Message>,
+    scope: Scope,
 }
 
 impl Handle {
+    /// The same for somebody who sees less, or more.
+    #[must_use]
+    pub fn scoped(&self, scope: Scope) -> Self {
+        Self { mailbox: self.mailbox.clone(), scope }
+    }
+
+    fn named(&self, text: String) -> Named {
+        Named { text, scope: self.scope.clone() }
+    }
+
     async fn ask<T>(&self, message: impl FnOnce(Reply<T>) -> Message) -> Result<T, Error> {
         let gone = || {
             Error::new(ErrorCode::ControllerUnavailable, "the controller is shutting down").hint("Try again.")
@@ -164,21 +178,25 @@ impl Handle {
     /// As the RPC documents; so for all that follow.
     pub async fn spawn(&self, request: SpawnRequest) -> Result<(v1::Session, bool), Error> {
         let request = Box::new(request);
-        self.change(|reply| Change::Spawn { request, reply }).await
+        let scope = self.scope.clone();
+        self.change(|reply| Change::Spawn { request, scope, reply }).await
     }
 
     /// Gives a session input; true: it was given before.
     pub async fn input(&self, request: InputRequest) -> Result<(v1::Session, bool, Delivery), Error> {
-        self.change(|reply| Change::Input { request, reply }).await
+        let scope = self.scope.clone();
+        self.change(|reply| Change::Input { request, scope, reply }).await
     }
 
     /// Stops a session; true: it was not stopped before.
     pub async fn stop(&self, session: String, reason: String) -> Result<(v1::Session, bool), Error> {
+        let session = self.named(session);
         self.change(|reply| Change::Stop { session, reason, reply }).await
     }
 
     /// Archives a session; true: it was not archived before. Does not wait for the worker.
     pub async fn archive(&self, session: String) -> Result<(v1::Session, bool), Error> {
+        let session = self.named(session);
         self.change(|reply| Change::Archive { session, reply }).await
     }
 
@@ -208,17 +226,19 @@ impl Handle {
 
     /// Reads one session.
     pub async fn get(&self, session: String) -> Result<v1::Session, Error> {
+        let session = self.named(session);
         self.read(|reply| Read::Get { session, reply }).await
     }
 
     /// Lists sessions.
     pub async fn list(&self, query: ListQuery) -> Result<Listed, Error> {
-        let query = Box::new(query);
-        self.read(|reply| Read::List { query, reply }).await
+        let (query, scope) = (Box::new(query), self.scope.clone());
+        self.read(|reply| Read::List { query, scope, reply }).await
     }
 
     /// Why a session waits.
     pub async fn explain(&self, session: String) -> Result<v1::ExplainSessionResponse, Error> {
+        let session = self.named(session);
         self.read(|reply| Read::Explain { session, reply }).await
     }
 
@@ -239,16 +259,19 @@ impl Handle {
 
     /// Watches sessions (none named: all that are not archived), and reads them as they are.
     pub async fn watch(&self, sessions: Vec<String>) -> Result<(Watcher, Vec<v1::Session>), Error> {
-        self.read(|reply| Read::Watch { sessions, reply }).await
+        let scope = self.scope.clone();
+        self.read(|reply| Read::Watch { sessions, scope, reply }).await
     }
 
     /// Reads sessions by id; ones that do not exist are left out.
     pub async fn views(&self, ids: Vec<SessionId>) -> Result<Vec<v1::Session>, Error> {
-        self.read(|reply| Read::Views { ids, reply }).await
+        let scope = self.scope.clone();
+        self.read(|reply| Read::Views { ids, scope, reply }).await
     }
 
     /// What a reader of output has to know of a session.
     pub async fn output(&self, session: String) -> Result<OutputState, Error> {
+        let session = self.named(session);
         self.read(|reply| Read::Output { session, reply }).await
     }
 
@@ -259,6 +282,7 @@ impl Handle {
 
     /// Where the work of a session is, and the link to ask over.
     pub async fn workplace(&self, session: String, purpose: Purpose) -> Result<Workplace, Error> {
+        let session = self.named(session);
         self.read(|reply| Read::Workplace { session, purpose, reply }).await
     }
 

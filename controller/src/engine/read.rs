@@ -8,7 +8,7 @@ use muster_proto::{
     v1::{self, SessionStatus},
 };
 
-use super::{Read, book::Book, place, run::Engine, watch::Selection};
+use super::{Named, Read, Scope, book::Book, place, run::Engine, watch::Selection};
 use crate::{
     fleet::{Load, Registry, maintenance::Maintenance},
     output::Replicas,
@@ -126,10 +126,11 @@ impl<'a> Viewer<'a> {
         scheduler::why(&place::request(session), self.candidates(), self.book.usage(), self.policy)
     }
 
-    fn list(&self, query: &ListQuery) -> Listed {
+    fn list(&self, query: &ListQuery, scope: &Scope) -> Listed {
         let mut counts: HashMap<SessionStatus, u32> = HashMap::new();
         let mut found: Vec<(Place, &Session)> = Vec::new();
-        for session in self.book.sessions().filter(|session| matches(session, query)) {
+        let seen = self.book.sessions().filter(|session| scope.sees(session) && matches(session, query));
+        for session in seen {
             let status = self.status(session);
             *counts.entry(status).or_default() += 1;
             if query.statuses.is_empty() || query.statuses.contains(&status) {
@@ -225,8 +226,8 @@ impl Engine {
     // Whoever asked may have gone away: that is never an error here.
     pub(super) fn read(&mut self, read: Read) {
         let viewer = self.viewer();
-        let find = |text: &str| {
-            let id = self.book.resolve(text)?;
+        let find = |Named { text, scope }: &Named| {
+            let id = self.book.resolve(text, scope)?;
             let gone = || Error::new(ErrorCode::SessionNotFound, format!("there is no session {text:?}"));
             self.book.get(id).ok_or_else(gone)
         };
@@ -234,8 +235,8 @@ impl Engine {
             Read::Get { session, reply } => {
                 let _ = reply.send(find(&session).map(|session| viewer.show(session)));
             }
-            Read::List { query, reply } => {
-                let _ = reply.send(Ok(viewer.list(&query)));
+            Read::List { query, scope, reply } => {
+                let _ = reply.send(Ok(viewer.list(&query, &scope)));
             }
             Read::Explain { session, reply } => {
                 let _ = reply.send(find(&session).and_then(|session| viewer.explain(session)));
@@ -244,8 +245,9 @@ impl Engine {
                 let _ = reply.send(Ok(viewer.workers()));
             }
             Read::Empty { worker, reply } => self.waiting_for_empty.push((worker, reply)),
-            Read::Views { ids, reply } => {
-                let _ = reply.send(Ok(ids.into_iter().filter_map(|id| viewer.view(id)).collect()));
+            Read::Views { ids, scope, reply } => {
+                let seen = ids.into_iter().filter_map(|id| self.book.get(id)).filter(|s| scope.sees(s));
+                let _ = reply.send(Ok(seen.map(|session| viewer.show(session)).collect()));
             }
             Read::Output { session, reply } => {
                 let _ = reply.send(find(&session).map(|session| OutputState {
@@ -267,13 +269,14 @@ impl Engine {
             Read::Query { worker, link, query, reply } => {
                 let _ = reply.send(self.query(&worker, link, *query));
             }
-            Read::Watch { sessions, reply } => {
+            Read::Watch { sessions, scope, reply } => {
                 let selected = if sessions.is_empty() {
-                    let live = self.book.sessions().filter(|session| !session.state.archived);
+                    let live =
+                        self.book.sessions().filter(|session| !session.state.archived && scope.sees(session));
                     Ok((Selection::All, live.map(|session| viewer.show(session)).collect()))
                 } else {
                     let ids: Result<Vec<_>, _> =
-                        sessions.iter().map(|text| self.book.resolve(text)).collect();
+                        sessions.iter().map(|text| self.book.resolve(text, &scope)).collect();
                     ids.map(|ids| {
                         let views = ids.iter().filter_map(|id| viewer.view(*id)).collect();
                         (Selection::These(ids.into_iter().collect()), views)

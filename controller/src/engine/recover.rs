@@ -11,7 +11,7 @@ use muster_runtime::{
 use tokio::sync::mpsc;
 use tracing::{error, info};
 
-use super::{Config, Handle, MAILBOX, book::Book, run::Engine, watch::Watchers};
+use super::{Config, Handle, MAILBOX, Scope, book::Book, run::Engine, watch::Watchers};
 use crate::{
     fleet::{Registry, liveness::Liveness, maintenance::Maintenance},
     output::Replicas,
@@ -96,7 +96,7 @@ pub(super) async fn load(
         expire_at: started,
         waiting_for_empty: Vec::new(),
     };
-    Ok((Handle { mailbox: sender }, engine))
+    Ok((Handle { mailbox: sender, scope: Scope::all() }, engine))
 }
 
 /// Counts this start: revisions of an earlier life are below every one of this. Returns the number, and again

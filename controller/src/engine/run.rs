@@ -103,15 +103,15 @@ impl Engine {
     // Whoever waits for a reply may have gone away: that is never an error here.
     pub(super) fn apply(&mut self, change: Change, stage: &mut Stage) {
         match change {
-            Change::Spawn { request, reply } => {
-                let result = self.spawn(*request, stage);
+            Change::Spawn { request, scope, reply } => {
+                let result = self.spawn(*request, &scope, stage);
                 stage.answer(move |viewer, commit| {
                     let seen = commit.and(result).map(|(id, replayed)| (viewer.must_view(id), replayed));
                     let _ = reply.send(seen);
                 });
             }
-            Change::Input { request, reply } => {
-                let result = self.input(request, stage);
+            Change::Input { request, scope, reply } => {
+                let result = self.input(request, &scope, stage);
                 stage.answer(move |viewer, commit| {
                     let seen = commit.and(result);
                     let _ = reply

@@ -8,7 +8,7 @@ use muster_proto::{
     v1::{Project, SessionSpec},
 };
 
-use super::{SpawnRequest, run::Engine, stage::Stage};
+use super::{Scope, SpawnRequest, run::Engine, stage::Stage};
 use crate::session::{Session, record::Fixed};
 
 impl Engine {
@@ -16,17 +16,19 @@ impl Engine {
     pub(super) fn spawn(
         &mut self,
         request: SpawnRequest,
+        scope: &Scope,
         stage: &mut Stage,
     ) -> Result<(SessionId, bool), Error> {
         let SpawnRequest { mut spec, request_id, traceparent, caller } = request;
-        if let Some(id) = stage.by_request(&self.book, &request_id).filter(|_| !request_id.is_empty()) {
+        let known = (caller.clone(), request_id.clone());
+        if let Some(id) = stage.by_request(&self.book, &known).filter(|_| !request_id.is_empty()) {
             return match stage.get(&self.book, id) {
                 Some(earlier) if is_same(earlier, &spec) => Ok((id, true)),
                 _ => Err(conflict(&request_id)),
             };
         }
         let asked_project = spec.project.clone();
-        spec.project = self.project(&spec)?;
+        spec.project = self.project(&spec, scope)?;
         let title = if spec.title.is_empty() { &spec.prompt } else { &spec.title };
         let mut handle = Handle::generate(title);
         while stage.is_handle_taken(&self.book, handle.as_str()) {
@@ -47,13 +49,14 @@ impl Engine {
         Ok((id, false))
     }
 
-    /// The project a spec means, checked against what workers announced, ever.
-    fn project(&self, spec: &SessionSpec) -> Result<String, Error> {
-        let known = self.book.projects();
-        let listed = || known.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+    /// The project a spec means, checked against what workers announced, ever, and the caller may know of.
+    fn project(&self, spec: &SessionSpec, scope: &Scope) -> Result<String, Error> {
+        let known: BTreeMap<_, _> =
+            self.book.projects().iter().filter(|(name, _)| scope.has_project(name)).collect();
+        let listed = || known.keys().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
         let (name, workers) = if spec.project.is_empty() {
             match (known.len(), known.first_key_value()) {
-                (1, Some(only)) => only,
+                (1, Some((name, workers))) => (*name, *workers),
                 (0, _) | (_, None) => return Err(no_project("no worker has announced a project yet")),
                 _ => {
                     return Err(Error::invalid("project", "several projects are known and none is named")
@@ -61,7 +64,7 @@ impl Engine {
                 }
             }
         } else {
-            known.get_key_value(&spec.project).ok_or_else(|| {
+            known.get_key_value(&spec.project).map(|(name, workers)| (*name, *workers)).ok_or_else(|| {
                 let error = no_project(format!("no worker serves a project {:?}", spec.project));
                 if known.is_empty() { error } else { error.hint(format!("Known projects: {}.", listed())) }
             })?

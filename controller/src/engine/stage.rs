@@ -25,7 +25,7 @@ pub(super) type Answer = Box<dyn FnOnce(&Viewer<'_>, Result<(), Error>) + Send>;
 pub(super) struct Stage {
     touched: BTreeMap<SessionId, Session>,
     handles: HashSet<String>,
-    requests: HashMap<String, SessionId>,
+    requests: HashMap<(String, String), SessionId>,
     projects: Vec<(WorkerId, Project)>,
     maintenance: BTreeMap<WorkerId, Option<Maintenance>>,
     removed: Vec<SessionId>,
@@ -99,7 +99,7 @@ impl Stage {
     pub(super) fn add(&mut self, session: Session) {
         self.handles.insert(session.fixed.handle.clone());
         if !session.fixed.request_id.is_empty() {
-            self.requests.insert(session.fixed.request_id.clone(), session.id);
+            self.requests.insert(session.request(), session.id);
         }
         self.put(session);
     }
@@ -122,8 +122,8 @@ impl Stage {
         self.handles.contains(handle) || book.is_named(handle)
     }
 
-    pub(super) fn by_request(&self, book: &Book, request_id: &str) -> Option<SessionId> {
-        self.requests.get(request_id).copied().or_else(|| book.by_request(request_id))
+    pub(super) fn by_request(&self, book: &Book, request: &(String, String)) -> Option<SessionId> {
+        self.requests.get(request).copied().or_else(|| book.by_request(request))
     }
 
     /// The next place in the queue.

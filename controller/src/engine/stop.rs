@@ -6,18 +6,19 @@ use muster_proto::{
     v1::{End, EndReason, StopAttempt, connect_response::Body},
 };
 
-use super::{book::Book, input::defect, stage::Stage};
+use super::{Named, book::Book, input::defect, stage::Stage};
 use crate::session::{Phase, Session, phase::Event};
 
 /// Wishes a session stopped; false: it has ended, or the wish is known.
 pub(super) fn apply(
     book: &Book,
     stage: &mut Stage,
-    session: &str,
+    session: &Named,
     reason: &str,
 ) -> Result<(SessionId, bool), Error> {
-    let id = book.resolve(session)?;
-    let gone = || Error::new(ErrorCode::SessionNotFound, format!("there is no session {session:?}"));
+    let Named { text, scope } = session;
+    let id = book.resolve(text, scope)?;
+    let gone = || Error::new(ErrorCode::SessionNotFound, format!("there is no session {text:?}"));
     let mut session = stage.copy(book, id).ok_or_else(gone)?;
     if session.phase().has_ended() || session.phase() == Phase::Stopping {
         return Ok((id, false));

@@ -72,7 +72,8 @@ impl AdminService for Admin {
         &self,
         request: Request<ExplainSessionRequest>,
     ) -> Result<Response<ExplainSessionResponse>, Status> {
-        Ok(Response::new(self.context.engine.explain(request.into_inner().session).await?))
+        let context = self.context.seen_by(&request)?;
+        Ok(Response::new(context.engine.explain(request.into_inner().session).await?))
     }
 
     async fn cordon_worker(

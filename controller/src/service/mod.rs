@@ -5,6 +5,8 @@ mod admin;
 mod answer;
 mod changes;
 mod fit;
+mod gate;
+mod identity;
 mod peer;
 mod push;
 mod read;
@@ -22,14 +24,17 @@ use muster_proto::{
     limits,
     v1::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
-        session_service_server::SessionServiceServer, worker_service_server::WorkerServiceServer,
+        identity_service_server::IdentityServiceServer, session_service_server::SessionServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
 };
 use muster_runtime::{grpc, shutdown::Shutdown};
-use tonic::transport::server::Router;
+use tonic::{Request, transport::server::Router};
+use tower::layer::util::{Identity, Stack};
 
-use crate::{engine::Handle, fleet::queries::Queries, output::Replicas};
+use crate::{engine::Handle, fleet::queries::Queries, identity::Identities, output::Replicas};
 pub use answer::Part;
+pub use gate::GateLayer;
 
 /// Calls of one connection at a time: a gateway holds one per wait. Past it a caller's calls queue at the
 /// caller.
@@ -47,6 +52,8 @@ pub struct Context {
     pub engine: Handle,
     /// Output.
     pub replicas: Replicas,
+    /// Who is known.
+    pub identities: Identities,
     /// Questions to workers.
     pub queries: Queries<Part>,
     /// The process leaves: streams end.
@@ -59,16 +66,25 @@ pub struct Context {
     pub links: Arc<AtomicU64>,
 }
 
+impl Context {
+    /// As the caller of `request` sees it.
+    fn seen_by<T>(&self, request: &Request<T>) -> Result<Self, Error> {
+        let engine = self.engine.scoped(peer::principal(request)?.scope());
+        Ok(Self { engine, ..self.clone() })
+    }
+}
+
 /// Why the services could not be put together.
 #[derive(Debug, thiserror::Error)]
 #[error("reflection cannot be served: {0}")]
 pub struct BuildError(#[from] tonic_reflection::server::Error);
 
-/// Every service on one router.
+/// Every service on one router, behind the gate.
 ///
 /// # Errors
 /// When the embedded descriptors are not readable, which a build makes sure of.
-pub async fn router(context: Context) -> Result<Router, BuildError> {
+pub async fn router(context: Context) -> Result<Router<Stack<GateLayer, Identity>>, BuildError> {
+    let gate = GateLayer(context.identities.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -83,11 +99,14 @@ pub async fn router(context: Context) -> Result<Router, BuildError> {
     }
     let sessions = limited!(SessionServiceServer, sessions::Sessions::new(context.clone()));
     let workers = limited!(WorkerServiceServer, workers::Workers::new(context.clone()));
+    let identity = limited!(IdentityServiceServer, identity::Identity::new(context.clone()));
     let admin = limited!(AdminServiceServer, admin::Admin::new(context));
     health.set_serving::<SessionServiceServer<sessions::Sessions>>().await;
     health.set_serving::<WorkerServiceServer<workers::Workers>>().await;
     health.set_serving::<AdminServiceServer<admin::Admin>>().await;
+    health.set_serving::<IdentityServiceServer<identity::Identity>>().await;
     let server = grpc::server()
+        .layer(gate)
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
@@ -98,6 +117,7 @@ pub async fn router(context: Context) -> Result<Router, BuildError> {
         .add_service(reflection)
         .add_service(sessions)
         .add_service(workers)
+        .add_service(identity)
         .add_service(admin))
 }
 

@@ -1,32 +1,43 @@
 //! Which worker makes a call: the ones beside Connect name it in their metadata.
 
 use muster_proto::{
-    error::Error,
+    error::{Error, ErrorCode},
     ids::{Incarnation, WorkerId},
     metadata,
 };
-use tonic::{Status, metadata::MetadataMap};
+use tonic::{Request, Status, metadata::MetadataMap};
 
 use super::Context;
-use crate::fleet::link::Closed;
+use crate::{fleet::link::Closed, identity::Principal, session::record::LOCAL};
 
-/// Who a caller is that does not say.
-const LOCAL: &str = "local";
 /// Characters of a caller's name.
-const CALLER_CHARS: usize = 64;
+pub(super) const NAME_CHARS: usize = 64;
 
-/// Who calls, as it says itself: enough between programs of one machine, where nobody is kept from anything.
-pub(super) fn caller(metadata: &MetadataMap) -> Result<String, Error> {
-    let Some(value) = metadata.get(metadata::CALLER) else { return Ok(LOCAL.to_owned()) };
+/// Whom the gate took the caller for.
+pub(super) fn principal<T>(request: &Request<T>) -> Result<Principal, Error> {
+    let missing = || Error::new(ErrorCode::Internal, "a call came past the gate");
+    request.extensions().get::<Principal>().cloned().ok_or_else(missing)
+}
+
+/// Who calls. On the controller's own machine, where nobody is kept from anything, a caller may say so itself.
+pub(super) fn caller<T>(request: &Request<T>) -> Result<String, Error> {
+    let name = principal(request)?.name;
+    match request.metadata().get(metadata::CALLER) {
+        Some(value) if name == LOCAL => {
+            let sound = value.to_str().ok().filter(|name| is_name(name));
+            sound.map(str::to_owned).ok_or_else(|| Error::invalid(metadata::CALLER, NO_NAME))
+        }
+        _ => Ok(name),
+    }
+}
+
+/// What is wrong with a name that is none.
+pub(super) const NO_NAME: &str = "is no name of 1 to 64 characters of [a-zA-Z0-9._@-]";
+
+/// Whether a caller can be called so.
+pub(super) fn is_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._@-".contains(&byte);
-    let sound = |name: &&str| (1..=CALLER_CHARS).contains(&name.len()) && name.bytes().all(plain);
-    let name = value.to_str().ok().filter(sound);
-    name.map(str::to_owned).ok_or_else(|| {
-        Error::invalid(
-            metadata::CALLER,
-            format!("is no name of 1 to {CALLER_CHARS} characters of [a-zA-Z0-9._@-]"),
-        )
-    })
+    (1..=NAME_CHARS).contains(&name.len()) && name.bytes().all(plain)
 }
 
 /// The worker that calls and its live link.

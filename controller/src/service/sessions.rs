@@ -42,48 +42,6 @@ impl Sessions {
     pub(super) const fn new(context: Context) -> Self {
         Self { context }
     }
-
-    async fn spawn(
-        &self,
-        request: SpawnSessionRequest,
-        caller: String,
-    ) -> Result<SpawnSessionResponse, Error> {
-        let spec = request.spec.unwrap_or_default();
-        validate::spec(&spec)?;
-        validate::request_id(&request.request_id)?;
-        let traceparent = telemetry::traceparent();
-        let request = SpawnRequest { spec, request_id: request.request_id, traceparent, caller };
-        let (session, replayed) = self.context.engine.spawn(request).await?;
-        tracing::Span::current().record("session.id", session.session_id.as_str());
-        Ok(SpawnSessionResponse { session: Some(fit::one(session)), replayed })
-    }
-
-    /// Waits until the worker has answered about the workspace of `session`, or gives up.
-    async fn released(&self, session: Session) -> Result<Session, Error> {
-        if !is_releasing(&session) {
-            return Ok(session);
-        }
-        let deadline = Instant::now() + RELEASE_WAIT;
-        let id = session.session_id.clone();
-        // Archived and, where nothing is kept for long, forgotten: it did happen.
-        let is_forgotten = |error: &Error| error.code == ErrorCode::SessionNotFound;
-        let (mut watcher, now) = match self.context.engine.watch(vec![id.clone()]).await {
-            Err(error) if is_forgotten(&error) => return Ok(session),
-            watched => watched?,
-        };
-        let mut session = now.into_iter().next().unwrap_or(session);
-        while is_releasing(&session) {
-            tokio::select! {
-                changed = timeout_at(deadline, watcher.changed()) => if changed.is_err() { break },
-                () = self.context.leaving.requested() => break,
-            }
-            match self.context.engine.get(id.clone()).await {
-                Err(error) if is_forgotten(&error) => break,
-                now => session = now?,
-            }
-        }
-        Ok(session)
-    }
 }
 
 #[tonic::async_trait]
@@ -98,15 +56,16 @@ impl SessionService for Sessions {
     ) -> Result<Response<SpawnSessionResponse>, Status> {
         let span = tracing::info_span!("session.spawn", session.id = tracing::field::Empty);
         grpc::set_parent(&span, request.metadata());
-        let caller = peer::caller(request.metadata())?;
-        Ok(Response::new(self.spawn(request.into_inner(), caller).instrument(span).await?))
+        let (context, caller) = (self.context.seen_by(&request)?, peer::caller(&request)?);
+        Ok(Response::new(spawn(&context, request.into_inner(), caller).instrument(span).await?))
     }
 
     async fn get_session(
         &self,
         request: Request<GetSessionRequest>,
     ) -> Result<Response<GetSessionResponse>, Status> {
-        let session = self.context.engine.get(request.into_inner().session).await?;
+        let context = self.context.seen_by(&request)?;
+        let session = context.engine.get(request.into_inner().session).await?;
         Ok(Response::new(GetSessionResponse { session: Some(fit::one(session)) }))
     }
 
@@ -114,7 +73,8 @@ impl SessionService for Sessions {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        let listed = self.context.engine.list(list_query(request.into_inner())?).await?;
+        let context = self.context.seen_by(&request)?;
+        let listed = context.engine.list(list_query(request.into_inner())?).await?;
         let mut pages = fit::fit(listed.sessions).into_iter();
         let sessions = pages.next().unwrap_or_default();
         let next = if pages.len() > 0 { sessions.last().and_then(place) } else { listed.next };
@@ -130,13 +90,14 @@ impl SessionService for Sessions {
         &self,
         request: Request<SendInputRequest>,
     ) -> Result<Response<SendInputResponse>, Status> {
+        let context = self.context.seen_by(&request)?;
         let SendInputRequest { session, request_id, input } = request.into_inner();
         validate::request_id(&request_id)?;
         let missing = || Error::invalid("input", "neither an answer, a message nor an interrupt is given");
         let input = input.ok_or_else(missing)?;
         validate::input(&input)?;
         let request = InputRequest { session, request_id, input };
-        let (session, replayed, delivery) = self.context.engine.input(request).await?;
+        let (session, replayed, delivery) = context.engine.input(request).await?;
         Ok(Response::new(SendInputResponse {
             session: Some(fit::one(session)),
             replayed,
@@ -148,9 +109,10 @@ impl SessionService for Sessions {
         &self,
         request: Request<StopSessionRequest>,
     ) -> Result<Response<StopSessionResponse>, Status> {
+        let context = self.context.seen_by(&request)?;
         let StopSessionRequest { session, reason } = request.into_inner();
         validate::reason(&reason)?;
-        let (session, changed) = self.context.engine.stop(session, reason).await?;
+        let (session, changed) = context.engine.stop(session, reason).await?;
         Ok(Response::new(StopSessionResponse { session: Some(fit::one(session)), changed }))
     }
 
@@ -158,8 +120,9 @@ impl SessionService for Sessions {
         &self,
         request: Request<ArchiveSessionRequest>,
     ) -> Result<Response<ArchiveSessionResponse>, Status> {
-        let (session, changed) = self.context.engine.archive(request.into_inner().session).await?;
-        let session = self.released(session).await?;
+        let context = self.context.seen_by(&request)?;
+        let (session, changed) = context.engine.archive(request.into_inner().session).await?;
+        let session = released(&context, session).await?;
         Ok(Response::new(ArchiveSessionResponse { session: Some(fit::one(session)), changed }))
     }
 
@@ -167,14 +130,15 @@ impl SessionService for Sessions {
         &self,
         request: Request<WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
+        let context = self.context.seen_by(&request)?;
         let named = request.into_inner().sessions;
         if named.len() > WATCHED {
             let message = format!("names {} sessions, more than the {WATCHED} allowed", named.len());
             return Err(Error::invalid("sessions", message).into());
         }
-        let (watcher, now) = self.context.engine.watch(named).await?;
+        let (watcher, now) = context.engine.watch(named).await?;
         let first = messages(now).into_iter().map(Ok);
-        let later = seen(self.context.clone(), watcher);
+        let later = seen(context, watcher);
         Ok(Response::new(Box::pin(stream::iter(first).chain(later))))
     }
 
@@ -182,7 +146,7 @@ impl SessionService for Sessions {
         &self,
         request: Request<ReadOutputRequest>,
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
-        let reader = read::Reader::open(self.context.clone(), request.into_inner()).await?;
+        let reader = read::Reader::open(self.context.seen_by(&request)?, request.into_inner()).await?;
         Ok(Response::new(Box::pin(reader.stream())))
     }
 
@@ -190,14 +154,14 @@ impl SessionService for Sessions {
         &self,
         request: Request<GetChangesRequest>,
     ) -> Result<Response<GetChangesResponse>, Status> {
-        Ok(Response::new(changes::get(&self.context, request.into_inner()).await?))
+        Ok(Response::new(changes::get(&self.context.seen_by(&request)?, request.into_inner()).await?))
     }
 
     async fn fetch_bundle(
         &self,
         request: Request<FetchBundleRequest>,
     ) -> Result<Response<Self::FetchBundleStream>, Status> {
-        let bundle = changes::bundle(&self.context, request.into_inner()).await?;
+        let bundle = changes::bundle(&self.context.seen_by(&request)?, request.into_inner()).await?;
         Ok(Response::new(Box::pin(bundle)))
     }
 
@@ -205,8 +169,50 @@ impl SessionService for Sessions {
         &self,
         request: Request<PushBranchRequest>,
     ) -> Result<Response<PushBranchResponse>, Status> {
-        Ok(Response::new(changes::push(&self.context, request.into_inner()).await?))
+        Ok(Response::new(changes::push(&self.context.seen_by(&request)?, request.into_inner()).await?))
     }
+}
+
+async fn spawn(
+    context: &Context,
+    request: SpawnSessionRequest,
+    caller: String,
+) -> Result<SpawnSessionResponse, Error> {
+    let spec = request.spec.unwrap_or_default();
+    validate::spec(&spec)?;
+    validate::request_id(&request.request_id)?;
+    let traceparent = telemetry::traceparent();
+    let request = SpawnRequest { spec, request_id: request.request_id, traceparent, caller };
+    let (session, replayed) = context.engine.spawn(request).await?;
+    tracing::Span::current().record("session.id", session.session_id.as_str());
+    Ok(SpawnSessionResponse { session: Some(fit::one(session)), replayed })
+}
+
+/// Waits until the worker has answered about the workspace of `session`, or gives up.
+async fn released(context: &Context, session: Session) -> Result<Session, Error> {
+    if !is_releasing(&session) {
+        return Ok(session);
+    }
+    let deadline = Instant::now() + RELEASE_WAIT;
+    let id = session.session_id.clone();
+    // Archived and, where nothing is kept for long, forgotten: it did happen.
+    let is_forgotten = |error: &Error| error.code == ErrorCode::SessionNotFound;
+    let (mut watcher, now) = match context.engine.watch(vec![id.clone()]).await {
+        Err(error) if is_forgotten(&error) => return Ok(session),
+        watched => watched?,
+    };
+    let mut session = now.into_iter().next().unwrap_or(session);
+    while is_releasing(&session) {
+        tokio::select! {
+            changed = timeout_at(deadline, watcher.changed()) => if changed.is_err() { break },
+            () = context.leaving.requested() => break,
+        }
+        match context.engine.get(id.clone()).await {
+            Err(error) if is_forgotten(&error) => break,
+            now => session = now?,
+        }
+    }
+    Ok(session)
 }
 
 fn is_releasing(session: &Session) -> bool {
@@ -230,6 +236,8 @@ fn seen(
             () = context.leaving.requested() => Err(leaving()),
         };
         match changed {
+            // What changed is nothing the caller may see.
+            Ok(sessions) if sessions.is_empty() => Some((Vec::new(), Some((context, watcher)))),
             Ok(sessions) => {
                 let messages: Vec<_> = messages(sessions).into_iter().map(Ok).collect();
                 Some((messages, Some((context, watcher))))

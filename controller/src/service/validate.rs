@@ -6,8 +6,14 @@ use muster_proto::{
     error::Error,
     ids::{Incarnation, WorkerId},
     limits,
-    v1::{ChangesFormat, GetChangesRequest, Hello, SessionSpec, send_input_request::Input},
+    v1::{
+        ChangesFormat, CreateAccessRequest, GetChangesRequest, Hello, Role, SessionSpec,
+        send_input_request::Input,
+    },
 };
+
+use super::{identity, peer};
+use crate::session::record::LOCAL;
 
 /// claude's permission modes that a session may start in.
 const PERMISSION_MODES: [&str; 4] = ["default", "acceptEdits", "plan", "dontAsk"];
@@ -149,6 +155,36 @@ pub(super) fn remote(name: &str) -> Result<(), Error> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
     let sound = name.bytes().all(plain) && !name.starts_with(['.', '/']) && !name.contains("..");
     problems.check(sound, "remote", || "is no name of a remote; a URL or a path is not taken".to_owned());
+    problems.into_result()
+}
+
+/// Longest life of an access token, in seconds.
+const ACCESS_SECONDS: u32 = 366 * 24 * 3600;
+/// Projects one access token may name.
+const ACCESS_PROJECTS: usize = 256;
+
+/// What an access token may be.
+pub(super) fn access(request: &CreateAccessRequest) -> Result<(), Error> {
+    let mut problems = Problems::default();
+    problems.check(peer::is_name(&request.name), "name", || peer::NO_NAME.to_owned());
+    // Nobody may pass for the machine itself, who may do everything.
+    problems.check(request.name != LOCAL, "name", || format!("is {LOCAL}, which nobody else can be"));
+    let has_role = identity::ROLES.contains(&request.role());
+    problems.check(has_role, "role", || "is none of viewer, operator, orchestrator and admin".to_owned());
+    let projects = &request.projects;
+    problems.check(projects.len() <= ACCESS_PROJECTS, "projects", || {
+        format!("has {} names, more than the {ACCESS_PROJECTS} allowed", projects.len())
+    });
+    let sound = |name: &String| !name.is_empty() && name.len() <= NAME_BYTES;
+    problems.check(projects.iter().all(sound), "projects", || {
+        format!("has a name that is empty or longer than {NAME_BYTES} bytes")
+    });
+    // An admin reaches everything: a limit would be one in name only.
+    let is_limited_admin = request.role() == Role::Admin && !projects.is_empty();
+    problems.check(!is_limited_admin, "projects", || "cannot limit an admin".to_owned());
+    problems.check(request.ttl_seconds <= ACCESS_SECONDS, "ttlSeconds", || {
+        format!("is {}, more than the {ACCESS_SECONDS} allowed", request.ttl_seconds)
+    });
     problems.into_result()
 }
 

@@ -16,6 +16,9 @@ use super::phase::{Event, Illegal, Phase};
 /// Answers remembered, so that a late one can be told what was answered. Older ones are told that it is gone.
 const ANSWERED: usize = 64;
 
+/// The caller that everybody on the controller's own machine is who does not say otherwise.
+pub const LOCAL: &str = "local";
+
 /// What never changes.
 #[derive(Clone, PartialEq, prost::Message)]
 pub struct Fixed {
@@ -257,10 +260,16 @@ impl Session {
         self.state.worker.parse().ok()
     }
 
-    /// Who spawned it.
+    /// Who spawned it. The first builds knew one caller only.
     #[must_use]
     pub fn caller(&self) -> &str {
-        &self.fixed.caller
+        if self.fixed.caller.is_empty() { LOCAL } else { &self.fixed.caller }
+    }
+
+    /// What its spawn is known by: request ids are the caller's own.
+    #[must_use]
+    pub fn request(&self) -> (String, String) {
+        (self.caller().to_owned(), self.fixed.request_id.clone())
     }
 
     /// Whether `worker` holds or held its last attempt.

@@ -71,6 +71,6 @@ pub fn view(session: &Session, moment: Moment) -> v1::Session {
         stopping: session.phase() == Phase::Stopping,
         blocked: session.blocked.to_string(),
         interruptions: state.interruptions,
-        caller: session.fixed.caller.clone(),
+        caller: session.caller().to_owned(),
     }
 }

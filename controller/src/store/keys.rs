@@ -5,6 +5,7 @@
 //! | `boot` | `Boot`: how often a controller has started here | once per start |
 //! | `project/<name>/<worker>` | `Project`, as the worker announced it last | at a Hello that differs |
 //! | `worker/<name>` | `Worker`: that it is cordoned or drains | by an operator |
+//! | `access/<id>` | `Access`: an access token, without its secret | when made and revoked |
 //! | `session/<id>/fixed` | `Fixed`: what never changes: spec, handle, request id | once |
 //! | `session/<id>/state` | `State`: all that changes and is small | with every change |
 //! | `session/<id>/input/<seq, 20 digits>` | `Input` not applied (but the prompt) | once, then removed |
@@ -25,6 +26,9 @@ pub const PROJECTS: &str = "project/";
 
 /// Prefix of all workers.
 pub const WORKERS: &str = "worker/";
+
+/// Prefix of all access tokens.
+pub const ACCESS: &str = "access/";
 
 /// A part of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -72,6 +76,12 @@ pub fn parse_session(key: &str) -> Option<(SessionId, Part)> {
 #[must_use]
 pub fn worker(name: &str) -> String {
     format!("{WORKERS}{name}")
+}
+
+/// The key of an access token.
+#[must_use]
+pub fn access(id: &str) -> String {
+    format!("{ACCESS}{id}")
 }
 
 /// The key of a project as one worker serves it.

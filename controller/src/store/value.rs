@@ -34,6 +34,8 @@ pub enum Kind {
     Boot = 7,
     /// [`crate::fleet::maintenance::Maintenance`]
     Worker = 8,
+    /// `identity::record::Access`
+    Access = 9,
 }
 
 /// A value that is not what its key says.

@@ -12,5 +12,6 @@ mod recovery;
 mod restart;
 mod resume;
 mod retention;
+mod roles;
 mod stored;
 mod worker;

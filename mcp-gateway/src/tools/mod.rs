@@ -22,6 +22,7 @@ mod wait_for_completion;
 use std::borrow::Cow;
 
 use muster_proto::error::{Error, ErrorCode};
+use muster_runtime::shutdown::Shutdown;
 use rmcp::{
     RoleServer,
     model::{
@@ -63,6 +64,8 @@ pub(crate) struct Call<'a> {
     pub(crate) cancelled: CancellationToken,
     /// The caller is gone.
     pub(crate) hung_up: CancellationToken,
+    /// This gateway leaves; another may take its place.
+    pub(crate) leaving: Shutdown,
 }
 
 /// How a question reaches the person at the client.

@@ -171,6 +171,9 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResponse
         output.capped_to = Some(most.as_secs());
         notes.push(format!("timeoutSeconds was capped to {}", most.as_secs()));
     }
+    if call.leaving.is_requested() {
+        notes.push("the gateway is being restarted: call again for the same sessions".to_owned());
+    }
     if seen.trouble.is_some() {
         notes.push("the controller is away: this is what was last seen".to_owned());
     }
@@ -362,6 +365,9 @@ impl Wait<'_> {
     }
 
     fn satisfied(&self, look: &Look) -> bool {
+        if !look.complete {
+            return false;
+        }
         let mut sessions = look.sessions.values();
         if look.sessions.values().any(|session| needs_attention(session) && !self.since.has(session)) {
             return true;
@@ -467,10 +473,11 @@ fn is_ready(session: &Session) -> bool {
     has_ended(session) || needs_attention(session)
 }
 
-/// Returns when nobody waits for the result any more.
+/// Returns when nobody waits for the result any more, or this gateway cannot wait longer.
 async fn abandoned(call: &Call<'_>) {
     tokio::select! {
         () = call.cancelled.cancelled() => {}
         () = call.hung_up.cancelled() => {}
+        () = call.leaving.requested() => {}
     }
 }

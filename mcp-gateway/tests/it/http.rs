@@ -14,7 +14,7 @@ use tokio::{
 
 use crate::{fake_controller::Running, farm::config};
 
-const LONG: Duration = Duration::from_secs(20);
+const LONG: Duration = Duration::from_secs(60);
 const MODERN: &str = "2026-07-28";
 
 struct Site {
@@ -199,15 +199,11 @@ async fn garbage_costs_its_own_connection_only() {
         timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("read");
         assert!(answer.starts_with(b"HTTP/1.1 4"), "{body}: {}", String::from_utf8_lossy(&answer));
     }
-    let huge = format!("{{\"x\": \"{}\"}}", "y".repeat(5 << 20));
-    let mut stream = site.open(&[], &huge).await;
-    let mut answer = Vec::new();
-    let _ = timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time");
     site.call("list_sessions", json!({})).await;
 }
 
 #[tokio::test]
-async fn health_is_told_and_shutdown_leaves_soon_with_a_wait_open() {
+async fn health_is_told_and_at_shutdown_an_open_wait_is_answered_that_it_can_be_made_again() {
     let site = Site::start().await;
     let mut stream = TcpStream::connect(site.addr()).await.expect("connected");
     stream
@@ -221,9 +217,15 @@ async fn health_is_told_and_shutdown_leaves_soon_with_a_wait_open() {
     let body = modern_call("wait_for_completion", &json!({"sessionId": "work-1", "timeoutSeconds": 600}));
     let headers =
         [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "wait_for_completion")];
-    let _open = site.open(&headers, &body.to_string()).await;
+    let mut open = site.open(&headers, &body.to_string()).await;
     site.controller.fake.until("a wait", |state| state.watchers == 1).await;
     site.shutdown.request();
+    let mut answer = Vec::new();
+    timeout(LONG, open.read_to_end(&mut answer)).await.expect("in time").expect("read");
+    let answer = message(&String::from_utf8_lossy(&answer));
+    let result = &answer["result"]["structuredContent"];
+    assert_eq!(result["reason"], "timeout", "{answer}");
+    assert!(result["note"].as_str().expect("a note").contains("call again"), "{answer}");
     timeout(LONG, site.gateway.finished()).await.expect("in time");
 }
 
@@ -238,4 +240,126 @@ async fn only_loopback_is_listened_on() {
     let site = Site::start().await;
     let error = start(&site.addr().to_string()).await.expect_err("in use");
     assert!(error.to_string().contains("cannot listen on 127.0.0.1:"), "{error}");
+}
+
+async fn refused(site: &Site, body: &str) -> (String, Value) {
+    let mut stream = site.open(&[], body).await;
+    let mut answer = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("read");
+    let answer = String::from_utf8_lossy(&answer).into_owned();
+    let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
+    (head.to_owned(), serde_json::from_str(body).unwrap_or_else(|_| panic!("no JSON: {answer}")))
+}
+
+#[tokio::test]
+async fn what_is_no_message_is_told_why() {
+    let site = Site::start().await;
+    let deep = format!("{{\"a\": {}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    let twice = "{\"jsonrpc\": \"2.0\", \"id\": 1, \"id\": 2, \"method\": \"tools/list\"}";
+    for (body, code, part) in [
+        ("{", -32700, "cannot be read"),
+        (deep.as_str(), -32700, "recursion limit"),
+        (twice, -32700, "\"id\" stands twice"),
+        ("[{\"jsonrpc\": \"2.0\"}]", -32600, "batches"),
+        ("7", -32600, "JSON object"),
+    ] {
+        let (head, answer) = refused(&site, body).await;
+        assert!(head.starts_with("HTTP/1.1 400"), "{head}");
+        assert_eq!(answer["error"]["code"], code, "{answer}");
+        assert!(answer["error"]["message"].as_str().expect("a message").contains(part), "{answer}");
+    }
+    site.call("list_sessions", json!({})).await;
+}
+
+#[tokio::test]
+async fn a_hundred_megabytes_are_refused_before_they_are_read() {
+    let site = Site::start().await;
+    let mut stream = TcpStream::connect(site.addr()).await.expect("connected");
+    let head = "POST /mcp HTTP/1.1\r\nhost: 127.0.0.1\r\ncontent-type: application/json\r\n";
+    stream.write_all(format!("{head}content-length: 104857600\r\n\r\n").as_bytes()).await.expect("written");
+    let mut answer = [0; 12];
+    timeout(LONG, stream.read_exact(&mut answer)).await.expect("in time").expect("read");
+    assert_eq!(&answer, b"HTTP/1.1 413");
+    // The same without saying so beforehand: the connection is closed while it is written.
+    let mut stream = TcpStream::connect(site.addr()).await.expect("connected");
+    stream.write_all(format!("{head}transfer-encoding: chunked\r\n\r\n").as_bytes()).await.expect("written");
+    let chunk = format!("100000\r\n{}\r\n", "x".repeat(1 << 20));
+    let mut written = 0;
+    while written < 100 && timeout(LONG, stream.write_all(chunk.as_bytes())).await.expect("in time").is_ok() {
+        written += 1;
+    }
+    assert!(written < 100, "all of it was taken");
+    site.call("list_sessions", json!({})).await;
+}
+
+#[tokio::test]
+async fn wrong_headers_are_refused_by_their_name() {
+    let site = Site::start().await;
+    let body = modern_call("list_sessions", &json!({}));
+    let right =
+        [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "list_sessions")];
+    for (name, value) in [
+        ("mcp-method", "tools/list"),
+        ("mcp-name", "spawn_session"),
+        ("mcp-protocol-version", "2025-11-25"),
+        ("content-type", "text/plain"),
+        ("accept", "text/html"),
+    ] {
+        let mut headers = right.to_vec();
+        headers.retain(|(known, _)| *known != name);
+        headers.push((name, value));
+        let (head, answer) = site.post(&headers, &body).await;
+        assert!(head.starts_with("HTTP/1.1 4"), "{name}: {value}: {head}\n{answer}");
+    }
+    site.call("list_sessions", json!({})).await;
+}
+
+#[tokio::test]
+async fn idle_connections_and_clients_that_stop_reading_hold_up_nobody() {
+    let site = Site::start().await;
+    site.controller.fake.add("done-1", SessionStatus::Completed);
+    site.controller
+        .fake
+        .set_output("done-1", format!("{{\"type\":\"x\",\"t\":\"{}\"}}\n", "y".repeat(1 << 20)).into_bytes());
+    let mut idle = Vec::new();
+    for _ in 0..400 {
+        idle.push(TcpStream::connect(site.addr()).await.expect("connected"));
+    }
+    let output = modern_call(
+        "get_session_output",
+        &json!({"sessionId": "done-1", "format": "raw", "cursor": "o0", "maxChars": 100_000}),
+    );
+    let headers =
+        [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "get_session_output")];
+    let mut deaf = Vec::new();
+    for _ in 0..20 {
+        deaf.push(site.open(&headers, &output.to_string()).await);
+    }
+    for _ in 0..5 {
+        site.call("list_sessions", json!({})).await;
+    }
+    drop((idle, deaf));
+    site.call("list_sessions", json!({})).await;
+}
+
+#[tokio::test]
+async fn what_one_client_cancels_does_not_end_the_call_of_another() {
+    let site = Site::start().await;
+    site.controller.fake.add("work-1", SessionStatus::Working);
+    let body = modern_call("wait_for_completion", &json!({"sessionId": "work-1", "timeoutSeconds": 60}));
+    let headers =
+        [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", "wait_for_completion")];
+    let mut stream = site.open(&headers, &body.to_string()).await;
+    site.controller.fake.until("a wait", |state| state.watchers == 1).await;
+    let cancel = json!({"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1,
+        "_meta": {"io.modelcontextprotocol/protocolVersion": MODERN,
+            "io.modelcontextprotocol/clientCapabilities": {}}}});
+    site.post(&[("mcp-protocol-version", MODERN), ("mcp-method", "notifications/cancelled")], &cancel).await;
+    site.call("list_sessions", json!({})).await;
+    assert_eq!(site.controller.fake.state().watchers, 1, "the wait goes on");
+    site.controller.fake.finish("work-1", SessionStatus::Completed, "");
+    let mut answer = Vec::new();
+    timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("read");
+    let answer = message(&String::from_utf8_lossy(&answer));
+    assert_eq!(answer["result"]["structuredContent"]["reason"], "completed", "{answer}");
 }

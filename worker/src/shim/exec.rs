@@ -8,7 +8,7 @@ use std::{
     fs::{self, OpenOptions},
     io,
     os::{
-        fd::{BorrowedFd, OwnedFd},
+        fd::{AsRawFd, BorrowedFd, OwnedFd},
         unix::{
             fs::{OpenOptionsExt as _, PermissionsExt as _},
             process::CommandExt as _,
@@ -24,7 +24,7 @@ use nix::{
 };
 use portable_pty::{PtySize, native_pty_system};
 
-use super::files::Launch;
+use super::{cgroup::Cgroup, files::Launch};
 
 /// claude, started, and our end of its terminal.
 pub(super) struct Started {
@@ -50,8 +50,8 @@ pub(super) fn close_inherited() {
 }
 
 /// Opens a raw PTY and runs the program of `launch` with its stdout on it. stdin and stderr are pipes: claude refuses a
-/// terminal as stdin, and its complaints must not mix with the protocol.
-pub(super) fn start(launch: &Launch) -> io::Result<Started> {
+/// terminal as stdin, and its complaints must not mix with the protocol. `group`: entered first.
+pub(super) fn start(launch: &Launch, group: Option<&Cgroup>) -> io::Result<Started> {
     check(launch)?;
     let size = PtySize { rows: launch.rows, cols: launch.cols, pixel_width: 0, pixel_height: 0 };
     let pair = native_pty_system().openpty(size).map_err(io::Error::other)?;
@@ -68,10 +68,16 @@ pub(super) fn start(launch: &Launch) -> io::Result<Started> {
     let mut command = Command::new(&launch.program);
     command.args(&launch.args).env_clear().envs(&launch.env).current_dir(&launch.cwd);
     command.stdin(Stdio::piped()).stdout(Stdio::from(slave)).stderr(Stdio::piped());
-    // SAFETY: the closure runs between fork and exec and calls only setsid and ioctl, which are async-signal-safe; it
-    // allocates nothing and touches no memory of the parent. Descriptor 1 is the slave by then.
+    let open = group.and_then(|group| group.entrance().ok());
+    let entrance = open.as_ref().map(AsRawFd::as_raw_fd);
+    // SAFETY: the closure runs between fork and exec and calls only write, setsid and ioctl, which are async-signal-safe;
+    // it allocates nothing and touches no memory of the parent. Descriptor 1 is the slave by then; the entrance is open
+    // until after the spawn. Who cannot enter stays outside: the walk through the tree finds it there.
     unsafe {
-        command.pre_exec(|| {
+        command.pre_exec(move || {
+            if let Some(entrance) = entrance {
+                libc::write(entrance, c"0".as_ptr().cast(), 1);
+            }
             if libc::setsid() < 0 || libc::ioctl(libc::STDOUT_FILENO, libc::TIOCSCTTY, 0) < 0 {
                 return Err(io::Error::last_os_error());
             }
@@ -79,6 +85,7 @@ pub(super) fn start(launch: &Launch) -> io::Result<Started> {
         });
     }
     let child = command.spawn()?;
+    drop(open);
     Ok(Started { child, master })
 }
 

@@ -13,6 +13,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 
+use super::cgroup::Cgroup;
+
 /// Format of `launch.json` this build writes and reads.
 pub const LAUNCH_VERSION: u32 = 1;
 
@@ -100,6 +102,19 @@ impl AttemptDir {
         self.0.join("stderr.log")
     }
 
+    /// Path of the control group that holds every process of the attempt, where there is one.
+    #[must_use]
+    pub fn cgroup(&self) -> PathBuf {
+        self.0.join("cgroup")
+    }
+
+    /// Removes the control group, and the note of it once it is gone.
+    pub(crate) fn forget_cgroup(&self, group: &Cgroup) {
+        if group.remove() {
+            let _ = fs::remove_file(self.cgroup());
+        }
+    }
+
     /// Every numbered input, durable before claude saw it.
     #[must_use]
     pub fn journal(&self) -> PathBuf {
@@ -171,6 +186,15 @@ impl AttemptDir {
             Err(TryLockError::WouldBlock) => Ok(true),
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+
+    /// What is left of a shim that was killed, when none lives here any more.
+    pub(crate) fn leftovers(&self) -> impl Iterator<Item = PathBuf> {
+        let entries = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());
+        entries.filter(|path| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.ends_with(".tmp") || [Self::SOCKET, "exit.reserve"].contains(&&*name)
+        })
     }
 
     /// Whether a shim ever got as far as starting claude.

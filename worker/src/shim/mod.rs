@@ -4,6 +4,7 @@
 //! and runs one poll loop. It talks to workers over a unix socket ([`protocol`]) but never depends on one: bytes go to
 //! disk first, and how it ended goes to `exit.json` once nothing of it runs any more.
 
+pub(crate) mod cgroup;
 pub mod client;
 mod clients;
 mod exec;
@@ -126,18 +127,24 @@ fn prepare(dir: &AttemptDir) -> io::Result<(serve::Shim, File)> {
     dir.reserve_exit()?;
     // From here on a vanished shim means a lost claude, not one that never began.
     files::write_durably(&dir.pid_file(), std::process::id().to_string().as_bytes())?;
-    match exec::start(&launch) {
+    // Without a note of it a killed shim would leave it for ever, so then it is not used.
+    let group = cgroup::Cgroup::make();
+    let group = group.filter(|group| group.note(&dir.cgroup()).is_ok() || !group.remove());
+    match exec::start(&launch, group.as_ref()) {
         Ok(started) => {
             let shim = serve::Shim::new(
                 dir.clone(),
                 started,
-                serve::Parts { spool, journal, log, listener, signals },
+                serve::Parts { spool, journal, log, listener, signals, group },
             )?;
             Ok((shim, lock))
         }
         Err(error) => {
             let exit =
                 Exit { start_error: Some(error.to_string()), spool_end: spool.end(), ..Exit::default() };
+            if let Some(group) = &group {
+                dir.forget_cgroup(group);
+            }
             dir.write_exit(&exit)?;
             Err(error)
         }

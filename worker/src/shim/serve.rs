@@ -27,6 +27,7 @@ use nix::{
 };
 
 use super::{
+    cgroup::Cgroup,
     clients::{self, Client},
     exec::Started,
     files::{AttemptDir, Exit},
@@ -58,6 +59,7 @@ pub(super) struct Parts {
     pub(super) log: StderrLog,
     pub(super) listener: UnixListener,
     pub(super) signals: SignalFd,
+    pub(super) group: Option<Cgroup>,
 }
 
 pub(super) struct Shim {
@@ -73,6 +75,7 @@ pub(super) struct Shim {
     log: StderrLog,
     listener: UnixListener,
     signals: SignalFd,
+    group: Option<Cgroup>,
     clients: Vec<Client>,
     drain_until: Option<Instant>,
     abandon_at: Option<Instant>,
@@ -124,6 +127,7 @@ impl Shim {
             log: parts.log,
             listener: parts.listener,
             signals: parts.signals,
+            group: parts.group,
             clients: Vec::new(),
             drain_until: None,
             abandon_at: None,
@@ -295,14 +299,14 @@ impl Shim {
         self.ended = ended;
         self.stdin.abandon();
         // What claude left behind holds the PTY open and must not outlive it.
-        let (_, survivors) = tree::kill_all(self.child);
+        let (_, survivors) = tree::kill_all(self.child, self.group.as_ref());
         self.survivors = survivors;
         self.drain_until = Some(Instant::now() + DRAIN_FOR);
     }
 
     fn kill_tree(&mut self) {
         self.abandon_at.get_or_insert(Instant::now() + ABANDON_AFTER);
-        let (ended, survivors) = tree::kill_all(self.child);
+        let (ended, survivors) = tree::kill_all(self.child, self.group.as_ref());
         self.survivors = survivors;
         self.on_ended(ended);
     }
@@ -335,7 +339,7 @@ impl Shim {
             ToShim::Signal(number) => {
                 let signal = i32::try_from(number).ok().and_then(|number| Signal::try_from(number).ok());
                 match signal {
-                    Some(signal) if self.ended.is_none() => tree::signal_all(signal),
+                    Some(signal) if self.ended.is_none() => tree::signal_all(signal, self.group.as_ref()),
                     _ => {}
                 }
             }
@@ -391,6 +395,9 @@ impl Shim {
         {
             self.clients.iter_mut().for_each(|client| client.flush(exit.spool_end));
             std::thread::sleep(Duration::from_millis(1));
+        }
+        if let Some(group) = &self.group {
+            self.dir.forget_cgroup(group);
         }
         let _ = std::fs::remove_file(self.dir.path().join(AttemptDir::SOCKET));
         Ok(())

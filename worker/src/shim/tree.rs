@@ -17,6 +17,8 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
+use super::cgroup::Cgroup;
+
 /// How long SIGKILL is repeated. Longer only helps against uninterruptible sleep, which may last for ever.
 const KILL_FOR: Duration = Duration::from_secs(5);
 
@@ -71,27 +73,34 @@ fn parent_of(pid: i32) -> Option<i32> {
     stat.rsplit_once(')')?.1.split_whitespace().nth(1)?.parse().ok()
 }
 
-/// Sends `signal` to every descendant.
-pub(super) fn signal_all(signal: Signal) {
-    for pid in descendants() {
+/// Sends `signal` to every descendant, and to everything in the group.
+pub(super) fn signal_all(signal: Signal, group: Option<&Cgroup>) {
+    let below = descendants();
+    let beside = group.map(Cgroup::pids).unwrap_or_default().into_iter().filter(|pid| !below.contains(pid));
+    for pid in below.iter().copied().chain(beside) {
         let _ = kill(pid, signal); // gone meanwhile: nothing to do
     }
 }
 
-/// Kills until no child is left: a child that dies hands its own children to us. Returns how `child` ended and how many
-/// resisted.
-pub(super) fn kill_all(child: Pid) -> (Option<Ended>, u32) {
+/// Kills until no child is left and the group is empty: a child that dies hands its own children to us. Returns how
+/// `child` ended and how many resisted.
+pub(super) fn kill_all(child: Pid, group: Option<&Cgroup>) -> (Option<Ended>, u32) {
     let until = Instant::now() + KILL_FOR;
     let mut ended = None;
     loop {
-        signal_all(Signal::SIGKILL);
+        if let Some(group) = group {
+            group.kill();
+        }
+        signal_all(Signal::SIGKILL, None);
         let (reaped, left) = reap(child);
         ended = ended.or(reaped);
-        if !left {
+        let beside = group.map_or(0, |group| group.pids().len());
+        if !left && beside == 0 {
             return (ended, 0);
         }
         if Instant::now() > until {
-            return (ended, u32::try_from(descendants().len()).unwrap_or(u32::MAX));
+            let resisted = descendants().len().max(beside);
+            return (ended, u32::try_from(resisted).unwrap_or(u32::MAX));
         }
         std::thread::sleep(Duration::from_millis(1));
     }

@@ -77,6 +77,10 @@ impl Board {
         lock(&self.entries).get(&session).cloned()
     }
 
+    pub(crate) fn remove(&self, session: SessionId) {
+        lock(&self.entries).remove(&session);
+    }
+
     pub(crate) fn entries(&self) -> Vec<Arc<Entry>> {
         lock(&self.entries).values().cloned().collect()
     }

@@ -1,5 +1,6 @@
 //! Processes of a session whose shim is gone. claude got a hang-up when the shim's PTY closed, but a tool that ignores it
-//! would live on: every process of a session carries its id in the environment, and those are killed.
+//! would live on. The attempt's control group holds them all, where there is one; and every process of a session carries
+//! its id in the environment. Who clears that escapes where no control group can be made.
 
 use std::{
     fs,
@@ -11,10 +12,21 @@ use nix::{
     unistd::{Pid, getpid},
 };
 
-use crate::agent::claude::command::SESSION_VARIABLE;
+use crate::{
+    agent::claude::command::SESSION_VARIABLE,
+    shim::{cgroup::Cgroup, files::AttemptDir},
+};
 
 /// How long they may take to go. Longer only helps against uninterruptible sleep.
 const KILL_FOR: Duration = Duration::from_secs(5);
+
+/// Kills what is in the attempt's control group, if it has one; returns how many resisted. Blocks.
+pub(super) fn kill_group(dir: &AttemptDir) -> usize {
+    let Some(group) = Cgroup::noted(&dir.cgroup()) else { return 0 };
+    let left = group.kill_all(KILL_FOR);
+    dir.forget_cgroup(&group);
+    left
+}
 
 /// Kills until none is left; returns how many resisted. Blocks.
 ///

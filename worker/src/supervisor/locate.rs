@@ -44,8 +44,11 @@ pub(super) async fn locate(dir: &AttemptDir, session: &str) -> Found {
         }
         tokio::time::sleep(AGAIN_AFTER).await;
     }
-    let session = session.to_owned();
-    match task::spawn_blocking("kill leftovers", move || leftovers::kill_session(&session)).await {
+    let (session, dir) = (session.to_owned(), dir.clone());
+    let killed = task::spawn_blocking("kill leftovers", move || {
+        leftovers::kill_group(&dir) + leftovers::kill_session(&session)
+    });
+    match killed.await {
         Ok(0) | Err(_) => {}
         Ok(count) => tracing::warn!(count, "processes of a lost session cannot be killed"),
     }

@@ -12,12 +12,12 @@ mod locate;
 pub(crate) mod orphans;
 mod outbox;
 mod phase;
+pub(crate) mod reaper;
 mod session;
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::HashMap,
     io,
-    path::PathBuf,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU32, Ordering},
@@ -99,6 +99,8 @@ pub(crate) struct Supervisor {
     context: Arc<Context>,
     board: Board,
     actors: Mutex<HashMap<SessionId, Actor>>,
+    /// Held while a session is taken on or forgotten.
+    taking_on: Mutex<()>,
 }
 
 impl Supervisor {
@@ -108,34 +110,14 @@ impl Supervisor {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let starts = Arc::new(Semaphore::new(cores));
         let context = Arc::new(Context { config, claude, worktrees, starts, running: Arc::default() });
-        let supervisor = Self { context, board: Board::new(), actors: Mutex::default() };
+        let supervisor =
+            Self { context, board: Board::new(), actors: Mutex::default(), taking_on: Mutex::default() };
         for id in local_state::list(&supervisor.context.config.state_dir)? {
             if let Err(error) = supervisor.restore_one(id) {
                 tracing::error!(session.id = %id, error = %error, "session on disk cannot be restored; left as it is");
             }
         }
-        supervisor.reap_temporary();
         Ok(supervisor)
-    }
-
-    /// Removes the temporary folders of attempts that do not run. Listed before it is asked what runs: an attempt runs
-    /// before its folder is made.
-    fn reap_temporary(&self) {
-        let state_dir = &self.context.config.state_dir;
-        let folders = local_state::list_attempts_temporary(state_dir).unwrap_or_default();
-        let running: HashSet<PathBuf> = self
-            .board
-            .entries()
-            .iter()
-            .map(|entry| (entry.session, entry.view()))
-            .filter(|(_, view)| view.running)
-            .filter_map(|(session, view)| local_state::attempt_temporary(state_dir, session, view.attempt))
-            .collect();
-        for folder in folders.into_iter().filter(|folder| !running.contains(folder)) {
-            if let Err(error) = local_state::remove_attempt_temporary(&folder) {
-                tracing::warn!(path = %folder.display(), error = %error, "temporary files of a session stay");
-            }
-        }
     }
 
     fn restore_one(&self, id: SessionId) -> io::Result<()> {
@@ -181,6 +163,10 @@ impl Supervisor {
         let task = task::spawn("session", session.run(resumes));
         self.actors().insert(id, Actor { commands, _task: task });
         Ok(())
+    }
+
+    fn taking_on(&self) -> std::sync::MutexGuard<'_, ()> {
+        self.taking_on.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn actors(&self) -> std::sync::MutexGuard<'_, HashMap<SessionId, Actor>> {
@@ -242,6 +228,7 @@ impl Supervisor {
             tracing::warn!(session.id = session_id, "order for a session whose id is malformed; ignored");
             return;
         };
+        let taking_on = self.taking_on();
         if !self.actors().contains_key(&id) {
             let Some(record) = record else {
                 tracing::debug!(session.id = %id, "order for a session this worker does not hold; void");
@@ -262,5 +249,6 @@ impl Supervisor {
         if let Err(error) = commands.try_send(command) {
             tracing::warn!(session.id = %id, error = %error, "order dropped; the controller gives it again");
         }
+        drop(taking_on);
     }
 }

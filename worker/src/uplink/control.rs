@@ -121,7 +121,11 @@ async fn send_events(
     up: &mpsc::Sender<ConnectRequest>,
     sent: &mut HashMap<SessionId, u64>,
 ) -> Result<(), mpsc::error::SendError<ConnectRequest>> {
-    for entry in uplink.supervisor.board().entries() {
+    let entries = uplink.supervisor.board().entries();
+    if sent.len() > entries.len() {
+        sent.retain(|session, _| uplink.supervisor.board().get(*session).is_some());
+    }
+    for entry in entries {
         if !sent.contains_key(&entry.session)
             && let Some(standing) = entry.view().standing
         {

@@ -108,7 +108,10 @@ async fn send(
         if changed.has_changed().unwrap_or(false) {
             changed.mark_unchanged();
             for entry in uplink.supervisor.board().entries() {
-                flows.entry(entry.session).or_insert_with(|| Flow::new(entry));
+                let flow = flows.entry(entry.session).or_insert_with(|| Flow::new(Arc::clone(&entry)));
+                if !Arc::ptr_eq(&flow.entry, &entry) {
+                    *flow = Flow::new(entry); // forgotten, and taken on anew
+                }
             }
         }
         let mut busy = false;

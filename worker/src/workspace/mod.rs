@@ -9,6 +9,7 @@ pub mod changes;
 pub mod git;
 pub mod push;
 pub mod snapshot;
+pub(crate) mod strays;
 pub mod worktree;
 
 use std::{path::PathBuf, time::Duration};

@@ -52,7 +52,7 @@ pub struct Order<'a> {
 
 /// `workspace.json`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct Intent {
+pub(super) struct Intent {
     /// The repository's common git directory.
     repository: PathBuf,
     /// Root of the worktree.
@@ -77,6 +77,16 @@ pub(super) struct Found {
 }
 
 impl Intent {
+    /// Of a worktree that no session knows.
+    pub(super) const fn stray(
+        repository: PathBuf,
+        root: PathBuf,
+        branch: String,
+        base_commit: String,
+    ) -> Self {
+        Self { repository, root, path: PathBuf::new(), branch, base_commit, made: false }
+    }
+
     fn read(session_dir: &Path) -> Option<Self> {
         serde_json::from_slice(&fs::read(session_dir.join("workspace.json")).ok()?).ok()
     }
@@ -211,7 +221,11 @@ impl Worktrees {
         }))
     }
 
-    fn gate(&self, repository: &Path) -> Arc<Semaphore> {
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    pub(super) fn gate(&self, repository: &Path) -> Arc<Semaphore> {
         let mut gates = self.gates.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(gates.entry(repository.to_owned()).or_insert_with(|| Arc::new(Semaphore::new(AT_ONCE))))
     }
@@ -275,7 +289,7 @@ impl Worktrees {
 
     /// Removes the directory and git's record of it. The directory first: a session can forge `.git` so that git
     /// refuses or looks elsewhere, and the standard library follows no link on the way down.
-    async fn remove(&self, intent: &Intent) -> Result<(), WorkspaceError> {
+    pub(super) async fn remove(&self, intent: &Intent) -> Result<(), WorkspaceError> {
         let root = intent.root.clone();
         if is_directory(&root) {
             let removed = tokio::task::spawn_blocking(move || fs::remove_dir_all(&root)).await;
@@ -309,6 +323,11 @@ impl Worktrees {
         }
         Ok(())
     }
+}
+
+/// Root of the worktree that the session of this folder has, or is about to have.
+pub(crate) fn root_of(session_dir: &Path) -> Option<PathBuf> {
+    Intent::read(session_dir).map(|intent| intent.root)
 }
 
 /// Whether the repository has a record of the worktree, which outlives its directory.

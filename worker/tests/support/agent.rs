@@ -8,6 +8,7 @@
 //! linger          result, idle, and does not leave at the end of stdin (SIGTERM is held back)
 //! noise N         N bytes of lines before the result
 //! write FILE      makes FILE, says its name
+//! hide            starts a tool that has nothing of ours about it, waits for ever
 //! litter          leaves a socket and a file in its temporary folder, says the folder
 //! ```
 
@@ -178,6 +179,7 @@ impl Agent {
                 fs::write(rest, "written\n").expect("written");
                 self.say(rest);
             }
+            "hide" => hide(),
             "litter" => {
                 let folder = env::var("CLAUDE_CODE_TMPDIR").expect("a folder of its own");
                 let sockets = Path::new(&folder).join("cc-socks");
@@ -238,6 +240,17 @@ impl Agent {
             sleep();
         }
     }
+}
+
+/// A daemon in a session of its own, with an empty environment, that ignores what it can.
+fn hide() {
+    let daemon = "trap '' TERM HUP INT; echo $$ >hidden.tmp; mv hidden.tmp hidden; sleep 600; sleep 600";
+    let starts = "exec setsid sh -c 'sh -c \"$1\" & ' sh \"$1\" <&- >&- 2>&-";
+    let path = env::var("PATH").expect("a PATH");
+    let mut tool = Command::new("/bin/sh");
+    tool.args(["-c", starts, "sh", daemon]).env_clear().env("PATH", path);
+    tool.status().expect("the tool starts");
+    sleep();
 }
 
 fn noise(bytes: usize) {

@@ -25,6 +25,7 @@ use crate::{
     disk::faulty::{Faults, FaultyDisk},
     engine::{self, SpawnRequest},
     fleet::queries::{PATIENCE, Queries},
+    identity::Identities,
     output::Replicas,
     service::router,
     store::memory::Memory,
@@ -52,14 +53,16 @@ impl Rig {
             keep_ended: None,
             policy: crate::scheduler::Policy::default(),
         };
-        let store = Arc::new(Memory::default());
+        let store: crate::store::Shared = Arc::new(Memory::default());
         let (engine, running) =
-            engine::start(config, store, replicas.clone(), Shutdown::new(), Shutdown::new())
+            engine::start(config, Arc::clone(&store), replicas.clone(), Shutdown::new(), Shutdown::new())
                 .await
                 .expect("started");
         running.detach();
+        let identities = Identities::open(&dir.path().join("secrets.key"), store).await.expect("opened");
         let context = Context {
             engine,
+            identities,
             replicas,
             queries: Queries::new(PATIENCE),
             leaving: Shutdown::new(),

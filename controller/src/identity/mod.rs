@@ -1,0 +1,314 @@
+//! Who calls, and what they may do.
+//!
+//! Owns access tokens and the one table of roles ([`roles`]). Called by the gate in front of every service and
+//! by the service that makes and revokes tokens. What decides is in memory, what is decided is durable first.
+//! Invariant: a secret is in the answer that made it and nowhere else, not in the store and not in a log.
+
+mod record;
+pub mod roles;
+mod secret;
+
+use std::{
+    collections::BTreeMap,
+    fmt, io,
+    path::{Path, PathBuf},
+    sync::{Arc, PoisonError, RwLock},
+    time::Duration,
+};
+
+use muster_proto::{
+    error::{Error, ErrorCode},
+    v1::{self, Role},
+};
+use muster_runtime::shutdown::Shutdown;
+use prost_types::Timestamp;
+use tracing::{info, warn};
+
+use self::{
+    record::{Access, is_past},
+    secret::Hasher,
+};
+use crate::{
+    engine::Scope,
+    session::{record::LOCAL, stored},
+    store::{self, Revision, Shared, Txn, keys, value::Kind},
+};
+
+/// What an access token begins with: a name for secret scanners.
+const PREFIX: &str = "muster_";
+/// Access tokens at most, revoked and expired ones included: all are looked through by people.
+const TOKENS: usize = 10_000;
+
+/// Whom the controller takes a caller for.
+#[derive(Debug, Clone)]
+pub struct Principal {
+    /// Of the token, or [`LOCAL`].
+    pub name: String,
+    /// What it may call.
+    pub role: Role,
+    /// Of which projects; empty: all.
+    pub projects: Vec<String>,
+    /// When it stops being who it is.
+    pub expires_at: Option<Timestamp>,
+    /// Requested once it is revoked.
+    pub revoked: Shutdown,
+}
+
+impl Principal {
+    /// Whoever calls from the controller's own machine.
+    #[must_use]
+    pub fn local() -> Self {
+        Self {
+            name: LOCAL.to_owned(),
+            role: Role::Admin,
+            projects: Vec::new(),
+            expires_at: None,
+            revoked: Shutdown::new(),
+        }
+    }
+
+    /// The sessions it may know of.
+    #[must_use]
+    pub fn scope(&self) -> Scope {
+        let scope = Scope::all().in_projects(&self.projects);
+        if self.role == Role::Orchestrator { scope.of_caller(&self.name) } else { scope }
+    }
+}
+
+/// Why identities cannot be kept.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// The key of the secrets' hashes.
+    #[error("the key file {path} cannot be used: {source}")]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The tokens.
+    #[error(transparent)]
+    Store(#[from] store::Error),
+}
+
+/// All who are known. Cheap to clone.
+#[derive(Clone)]
+pub struct Identities(Arc<Inner>);
+
+struct Inner {
+    store: Shared,
+    hasher: Hasher,
+    access: RwLock<BTreeMap<String, Kept>>,
+}
+
+struct Kept {
+    record: Access,
+    revision: Revision,
+    revoked: Shutdown,
+}
+
+impl fmt::Debug for Identities {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Identities")
+    }
+}
+
+/// What a new access token is to be.
+#[derive(Debug, Clone)]
+pub struct NewAccess {
+    /// Whose; checked.
+    pub name: String,
+    /// Not worker.
+    pub role: Role,
+    /// Empty: all.
+    pub projects: Vec<String>,
+    /// How long it counts.
+    pub ttl: Duration,
+}
+
+impl Identities {
+    /// Loads all there are. The key of the hashes is in `key`, made when there is none.
+    ///
+    /// # Errors
+    /// See [`OpenError`].
+    pub async fn open(key: &Path, store: Shared) -> Result<Self, OpenError> {
+        let hasher = Hasher::open(key).map_err(|source| OpenError::Key { path: key.to_owned(), source })?;
+        let mut access = BTreeMap::new();
+        for (key, entry) in store.scan(keys::ACCESS).await? {
+            match (key.strip_prefix(keys::ACCESS), stored::opened::<Access>(Kind::Access, &entry.value)) {
+                (Some(id), Ok(record)) => {
+                    let kept = Kept { record, revision: entry.revision, revoked: Shutdown::new() };
+                    access.insert(id.to_owned(), kept);
+                }
+                _ => warn!(key, "a stored access token cannot be read and counts for nothing"),
+            }
+        }
+        Ok(Self(Arc::new(Inner { store, hasher, access: RwLock::new(access) })))
+    }
+
+    /// Whose token this is.
+    ///
+    /// # Errors
+    /// UNAUTHENTICATED, without a word on why.
+    pub fn by_token(&self, token: &str) -> Result<Principal, Error> {
+        let access = self.0.access.read().unwrap_or_else(PoisonError::into_inner);
+        let found = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_'));
+        let kept = found.and_then(|(id, secret)| Some((access.get(id)?, secret)));
+        let (kept, _) = kept
+            .filter(|(kept, secret)| {
+                self.0.hasher.matches(secret, &kept.record.hash)
+                    && !kept.record.revoked
+                    && !is_past(kept.record.expires_at)
+            })
+            .ok_or_else(unknown)?;
+        Ok(Principal {
+            name: kept.record.name.clone(),
+            role: kept.record.role(),
+            projects: kept.record.projects.clone(),
+            expires_at: kept.record.expires_at,
+            revoked: kept.revoked.clone(),
+        })
+    }
+
+    /// Makes an access token; returns it with its secret.
+    ///
+    /// # Errors
+    /// When it cannot be made durable, or there are too many.
+    pub async fn create(&self, new: NewAccess) -> Result<(String, v1::Access), Error> {
+        let count = self.0.access.read().unwrap_or_else(PoisonError::into_inner).len();
+        if count >= TOKENS {
+            let message = format!("there are {TOKENS} access tokens already");
+            return Err(Error::new(ErrorCode::LimitReached, message));
+        }
+        let random = |error: io::Error| Error::new(ErrorCode::Internal, error.to_string());
+        let (id, secret) = (secret::id().map_err(random)?, secret::secret().map_err(random)?);
+        let mut record = Access::new(new.name, new.role, new.projects, self.0.hasher.hash(&secret));
+        let now = muster_proto::time::now();
+        record.expires_at =
+            Some(Timestamp { seconds: now.seconds.saturating_add_unsigned(new.ttl.as_secs()), ..now });
+        let revision = self.save(&id, &record, 0).await?;
+        info!(
+            access.id = id,
+            name = record.name,
+            role = record.role().as_str_name(),
+            "an access token is made"
+        );
+        let view = record.view(&id);
+        let kept = Kept { record, revision, revoked: Shutdown::new() };
+        self.0.access.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), kept);
+        Ok((format!("{PREFIX}{id}_{secret}"), view))
+    }
+
+    /// All access tokens, by id.
+    #[must_use]
+    pub fn list(&self) -> Vec<v1::Access> {
+        let access = self.0.access.read().unwrap_or_else(PoisonError::into_inner);
+        access.iter().map(|(id, kept)| kept.record.view(id)).collect()
+    }
+
+    /// Revokes an access token: durable, then its open calls end.
+    ///
+    /// # Errors
+    /// TOKEN_NOT_FOUND, or when it cannot be made durable: then it counts on.
+    pub async fn revoke(&self, id: &str) -> Result<(), Error> {
+        let (mut record, before) = {
+            let access = self.0.access.read().unwrap_or_else(PoisonError::into_inner);
+            let kept = access.get(id).ok_or_else(|| {
+                let error = Error::new(ErrorCode::TokenNotFound, format!("there is no access token {id:?}"));
+                Error { field: "id".to_owned(), ..error }.hint("List the access tokens to find its id.")
+            })?;
+            (kept.record.clone(), kept.revision)
+        };
+        if record.revoked {
+            return Ok(());
+        }
+        record.revoked = true;
+        let revision = self.save(id, &record, before).await?;
+        info!(access.id = id, name = record.name, "an access token is revoked");
+        let mut access = self.0.access.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(kept) = access.get_mut(id) {
+            kept.revoked.request();
+            (kept.record, kept.revision) = (record, revision);
+        }
+        Ok(())
+    }
+
+    async fn save(&self, id: &str, record: &Access, before: Revision) -> Result<Revision, Error> {
+        let key = keys::access(id);
+        let mut txn = Txn::new();
+        txn.expect(key.clone(), before).put(key, stored::sealed(Kind::Access, record));
+        self.0.store.commit(txn).await.map_err(|error| {
+            Error::new(ErrorCode::StoreUnavailable, error.to_string()).hint("Nothing was changed. Try again.")
+        })
+    }
+}
+
+/// One answer for all that is wrong with a token: whoever guesses learns nothing.
+fn unknown() -> Error {
+    Error::new(ErrorCode::Unauthenticated, "the access token is not known, or no longer good")
+        .hint("Ask an admin of the farm for a new one.")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::store::{failing::Failing, memory::Memory};
+
+    fn operator(ttl: u64) -> NewAccess {
+        let projects = vec!["demo".to_owned()];
+        NewAccess { name: "ann".into(), role: Role::Operator, projects, ttl: Duration::from_secs(ttl) }
+    }
+
+    #[tokio::test]
+    async fn tokens_survive_a_restart_without_their_secrets_and_die_when_revoked() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let key = dir.path().join("secrets.key");
+        let store: Shared = Arc::new(Memory::default());
+        let identities = Identities::open(&key, Arc::clone(&store)).await.expect("opened");
+        let (token, info) = identities.create(operator(3600)).await.expect("made");
+        let (other, _) = identities.create(operator(3600)).await.expect("made");
+        let (_, secret) = token.strip_prefix(PREFIX).expect("ours").split_once('_').expect("two parts");
+        for (_, entry) in store.scan("").await.expect("readable") {
+            let held = |text: &str| entry.value.windows(text.len()).any(|part| part == text.as_bytes());
+            assert!(!held(secret), "the secret is in the store");
+        }
+        let again = Identities::open(&key, Arc::clone(&store)).await.expect("opened");
+        let ann = again.by_token(&token).expect("known");
+        assert_eq!(
+            (ann.name.as_str(), ann.role, ann.projects.as_slice()),
+            ("ann", Role::Operator, &["demo".to_owned()][..])
+        );
+        for wrong in ["", "x", &token[..token.len() - 1], &format!("{token}0"), &token.replace(&info.id, "0")]
+        {
+            assert_eq!(again.by_token(wrong).expect_err("refused").code, ErrorCode::Unauthenticated);
+        }
+        again.revoke(&info.id).await.expect("revoked");
+        again.revoke(&info.id).await.expect("twice is once");
+        assert!(ann.revoked.is_requested(), "its calls end");
+        assert_eq!(again.by_token(&token).expect_err("refused"), unknown());
+        assert!(again.by_token(&other).is_ok());
+        assert_eq!(again.revoke("nobody").await.expect_err("refused").code, ErrorCode::TokenNotFound);
+        let third = Identities::open(&key, store).await.expect("opened");
+        assert!(third.by_token(&token).is_err() && third.list().iter().any(|access| access.revoked));
+    }
+
+    #[tokio::test]
+    async fn what_cannot_be_made_durable_is_neither_given_nor_taken_and_time_ends_it() {
+        let dir = tempfile::tempdir().expect("a folder");
+        let (store, switch) = Failing::new(Arc::new(Memory::default()));
+        let identities = Identities::open(&dir.path().join("key"), Arc::new(store)).await.expect("opened");
+        switch.fail(true);
+        assert_eq!(identities.create(operator(9)).await.expect_err("full").code, ErrorCode::StoreUnavailable);
+        assert!(identities.list().is_empty());
+        switch.fail(false);
+        let (token, info) = identities.create(operator(9)).await.expect("made");
+        switch.fail(true);
+        identities.revoke(&info.id).await.expect_err("full");
+        assert!(identities.by_token(&token).is_ok());
+        let (expired, _) = {
+            switch.fail(false);
+            identities.create(operator(0)).await.expect("made")
+        };
+        assert!(identities.by_token(&expired).is_err());
+    }
+}
