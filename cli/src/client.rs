@@ -7,11 +7,16 @@ use muster_proto::{
     limits, metadata,
     v1::{
         GetSessionRequest, Session, admin_service_client::AdminServiceClient,
-        session_service_client::SessionServiceClient,
+        identity_service_client::IdentityServiceClient, session_service_client::SessionServiceClient,
     },
 };
 use muster_runtime::grpc::{self, TraceInterceptor};
-use tonic::{Code, Request, Response, Status, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{
+    Code, Request, Response, Status,
+    metadata::{Ascii, MetadataValue},
+    service::{Interceptor, interceptor::InterceptedService},
+    transport::Channel,
+};
 
 use crate::{
     address::{self, Found, FoundBy},
@@ -19,12 +24,50 @@ use crate::{
     failure::{Exit, Failure},
 };
 
+/// Where the verbs find their access token. Not a flag: other users of a machine see a command line.
+const TOKEN_VARIABLE: &str = "MUSTER_TOKEN";
 /// How long a call that is no stream may take. Archiving may wait 10 s for the worker.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for what the controller asks of a worker first, for which it waits 30 s itself.
 const WORKER_TIMEOUT: Duration = Duration::from_secs(45);
 
-type Service = InterceptedService<Channel, TraceInterceptor>;
+type Service = InterceptedService<Channel, Caller>;
+
+/// What every call carries: the trace it belongs to, and the access token of whoever calls.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    trace: TraceInterceptor,
+    /// `Bearer ...`; marked sensitive, so that it is in no debug output.
+    authorization: Option<MetadataValue<Ascii>>,
+}
+
+impl Caller {
+    /// With the token in the environment, if there is one.
+    fn from_environment() -> Result<Self, Failure> {
+        let authorization = match std::env::var(TOKEN_VARIABLE) {
+            Ok(token) if !token.trim().is_empty() => {
+                let value = format!("Bearer {}", token.trim());
+                let mut value = MetadataValue::try_from(value).map_err(|_| {
+                    Failure::usage(format!("{TOKEN_VARIABLE} holds characters that no token has"))
+                })?;
+                value.set_sensitive(true);
+                Some(value)
+            }
+            _ => None,
+        };
+        Ok(Self { trace: TraceInterceptor, authorization })
+    }
+}
+
+impl Interceptor for Caller {
+    fn call(&mut self, request: Request<()>) -> Result<Request<()>, Status> {
+        let mut request = self.trace.call(request)?;
+        if let Some(authorization) = &self.authorization {
+            request.metadata_mut().insert("authorization", authorization.clone());
+        }
+        Ok(request)
+    }
+}
 
 /// A controller. Cheap to clone; all clones share the connection.
 #[derive(Debug, Clone)]
@@ -33,6 +76,8 @@ pub struct Client {
     pub sessions: SessionServiceClient<Service>,
     /// Workers and explanations.
     pub admin: AdminServiceClient<Service>,
+    /// Who may call.
+    pub identity: IdentityServiceClient<Service>,
     found: Found,
 }
 
@@ -46,12 +91,14 @@ impl Client {
     pub fn to(found: Found) -> Result<Self, Failure> {
         let channel = grpc::connect(&found.uri)
             .map_err(|error| Failure::usage("controller address cannot be used").caused_by(&error))?;
-        let sessions = SessionServiceClient::with_interceptor(channel.clone(), TraceInterceptor)
+        let caller = Caller::from_environment()?;
+        let sessions = SessionServiceClient::with_interceptor(channel.clone(), caller.clone())
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);
-        let admin = AdminServiceClient::with_interceptor(channel, TraceInterceptor)
+        let admin = AdminServiceClient::with_interceptor(channel.clone(), caller.clone())
             .max_decoding_message_size(limits::MESSAGE_BYTES);
-        Ok(Self { sessions, admin, found })
+        let identity = IdentityServiceClient::with_interceptor(channel, caller);
+        Ok(Self { sessions, admin, identity, found })
     }
 
     /// A request that gives up on a controller that takes it and never answers.

@@ -87,7 +87,10 @@ impl From<Error> for Failure {
             ErrorCode::InvalidArgument | ErrorCode::AmbiguousSession | ErrorCode::InvalidCursor => {
                 Exit::Usage
             }
-            ErrorCode::SessionNotFound | ErrorCode::ProjectNotFound => Exit::NotFound,
+            ErrorCode::SessionNotFound
+            | ErrorCode::ProjectNotFound
+            | ErrorCode::WorkerNotFound
+            | ErrorCode::TokenNotFound => Exit::NotFound,
             ErrorCode::ControllerUnavailable => Exit::Unreachable,
             _ => Exit::Failed,
         };

@@ -38,6 +38,8 @@ pub fn session(session: &Session) -> Value {
         "archived": session.archived,
         "blocked": text(&session.blocked),
         "interruptions": session.interruptions,
+        "caller": text(&session.caller),
+        "priority": spec.priority,
         "queuePosition": (session.queue_position > 0).then_some(session.queue_position),
         "queueReason": text(&session.queue_reason),
         "end": session.end.as_ref().map(end),
@@ -146,7 +148,8 @@ pub fn workers(workers: &[Worker]) -> Value {
     workers.iter().map(worker).collect()
 }
 
-fn worker(worker: &Worker) -> Value {
+/// One worker.
+pub fn worker(worker: &Worker) -> Value {
     let heartbeat = worker.heartbeat.unwrap_or_default();
     json!({
         "worker": worker.worker,
@@ -162,6 +165,12 @@ fn worker(worker: &Worker) -> Value {
         "memoryAvailableBytes": worker.heartbeat.map(|_| heartbeat.memory_available_bytes),
         "diskAvailableBytes": worker.heartbeat.map(|_| heartbeat.disk_available_bytes),
         "loadPercent": worker.heartbeat.map(|_| heartbeat.load_percent),
+        "maintenance": worker.maintenance.as_ref().map(|maintenance| json!({
+            "mode": show::maintenance_mode(maintenance.mode()),
+            "reason": text(&maintenance.reason),
+            "since": moment(maintenance.since.as_ref()),
+            "deadline": moment(maintenance.deadline.as_ref()),
+        })),
     })
 }
 
@@ -182,9 +191,13 @@ pub fn explanation(session: &str, explanation: &ExplainSessionResponse) -> Value
         "sessionId": session,
         "queuePosition": explanation.queue_position,
         "reason": explanation.reason,
+        "heldBy": text(&explanation.held_by),
+        "effectivePriority": explanation.effective_priority,
+        "waitingSince": moment(explanation.waiting_since.as_ref()),
         "workers": explanation.verdicts.iter().map(|verdict| json!({
             "worker": verdict.worker,
             "reason": verdict.reason,
+            "filter": text(&verdict.filter),
         })).collect::<Value>(),
     })
 }

@@ -47,7 +47,10 @@ fn run(command: Command) -> Result<Exit, Failure> {
     match command {
         Command::Up(options) => roles::up::run(*options),
         Command::Controller(options) => roles::controller::run(options),
-        Command::Worker(options) => roles::worker::run(*options),
+        Command::Worker(worker) => match worker.action {
+            Some(action) => commands::maintain(action),
+            None => roles::worker::run(worker.role),
+        },
         Command::Mcp(options) => roles::mcp::run(options),
         Command::Completion(verb) => commands::completion::run(&verb),
         Command::Verb(verb) => commands::run(verb),

@@ -9,8 +9,8 @@ use std::time::{Duration, SystemTime};
 use muster_proto::{
     time,
     v1::{
-        AttentionReason, ChangesFormat, EndReason, Session, SessionStatus, WorkerHealth, WorkspaceState,
-        attention,
+        AttentionReason, ChangesFormat, EndReason, MaintenanceMode, Role, Session, SessionStatus,
+        WorkerHealth, WorkspaceState, attention,
     },
 };
 
@@ -71,6 +71,16 @@ pub fn changes_format(format: ChangesFormat) -> String {
 /// `connected`.
 pub fn worker_health(health: WorkerHealth) -> String {
     name(health.as_str_name(), "WORKER_HEALTH_")
+}
+
+/// `cordoned`, `draining`.
+pub fn maintenance_mode(mode: MaintenanceMode) -> String {
+    name(mode.as_str_name(), "MAINTENANCE_MODE_")
+}
+
+/// `operator`.
+pub fn role(role: Role) -> String {
+    name(role.as_str_name(), "ROLE_")
 }
 
 /// What a status says about its row.

@@ -6,12 +6,14 @@ pub mod completion;
 pub mod diff;
 mod fetch;
 mod logs;
+pub mod maintain;
 mod ps;
 mod push;
 mod send;
 mod spawn;
 mod status;
 mod stop;
+mod token;
 mod wait;
 mod why;
 mod workers;
@@ -54,6 +56,10 @@ pub enum Verb {
     Archive(archive::Options),
     /// List workers
     Workers(workers::Options),
+    /// Make, list and take back access tokens
+    Token(token::Options),
+    /// Say whom the controller takes you for
+    Whoami(token::WhoAmI),
 }
 
 /// Runs a verb to its end.
@@ -74,8 +80,15 @@ pub fn run(verb: Verb) -> Result<Exit, Failure> {
             Verb::Stop(options) => stop::run(options).await,
             Verb::Archive(options) => archive::run(options).await,
             Verb::Workers(options) => workers::run(options).await,
+            Verb::Token(options) => token::run(options).await,
+            Verb::Whoami(options) => token::whoami(options).await,
         }
     })
+}
+
+/// Does something to a worker.
+pub fn maintain(action: maintain::Action) -> Result<Exit, Failure> {
+    block_on(maintain::run(action))
 }
 
 /// One thread is enough for one call, and starts sooner than several.

@@ -52,6 +52,16 @@ pub struct Options {
     /// End a turn after this many steps of the model
     #[arg(long, default_value_t = 0, hide_default_value = true, value_name = "N")]
     max_turns: u32,
+    /// The higher goes first, -10 to 10; waiting adds to it
+    #[arg(
+        long,
+        default_value_t = 0,
+        hide_default_value = true,
+        value_name = "N",
+        allow_negative_numbers = true
+    )]
+    #[arg(value_parser = clap::value_parser!(i32).range(-10..=10))]
+    priority: i32,
     /// End a turn that has cost this much
     #[arg(long, default_value_t = 0.0, hide_default_value = true, value_name = "DOLLARS")]
     max_budget_usd: f64,
@@ -117,12 +127,12 @@ impl Options {
             allowed_tools: self.allowed_tools,
             timeout_minutes: self.timeout_minutes,
             max_turns: self.max_turns,
+            priority: self.priority,
             max_budget_usd: self.max_budget_usd,
             title: self.title,
             labels: pairs(self.labels),
             parent_session: self.parent_session,
             required_labels: pairs(self.required_labels),
-            ..SessionSpec::default()
         })
     }
 }

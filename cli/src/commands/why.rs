@@ -43,9 +43,12 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
     }
     let reason = show::line(&explanation.reason);
     output.line(&format!("{}  #{} in the queue: {reason}", session.handle, explanation.queue_position))?;
-    let mut table = Table::new(&["WORKER", "WHY NOT"]);
+    if explanation.effective_priority != 0 {
+        output.line(&format!("priority {}, with what waiting has added", explanation.effective_priority))?;
+    }
+    let mut table = Table::new(&["WORKER", "FILTER", "WHY NOT"]);
     for verdict in &explanation.verdicts {
-        table.row(vec![Cell::new(&verdict.worker), Cell::new(&verdict.reason)]);
+        table.row(vec![Cell::new(&verdict.worker), Cell::new(&verdict.filter), Cell::new(&verdict.reason)]);
     }
     if !explanation.verdicts.is_empty() {
         output.table(&table)?;

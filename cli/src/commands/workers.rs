@@ -37,9 +37,30 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
     Ok(Exit::Ok)
 }
 
+/// Such as `draining for 5m: kernel update`; empty when it takes sessions.
+pub fn maintenance(worker: &Worker, now: SystemTime) -> String {
+    let Some(maintenance) = &worker.maintenance else { return String::new() };
+    let mode = show::maintenance_mode(maintenance.mode());
+    let since = show::age(maintenance.since.as_ref(), now);
+    let reason = match maintenance.reason.as_str() {
+        "" => String::new(),
+        reason => format!(": {}", show::line(reason)),
+    };
+    format!("{mode} for {since}{reason}")
+}
+
 fn table(workers: &[Worker], now: SystemTime) -> Table {
     let mut table = Table::new(&[
-        "WORKER", "HEALTH", "RUNNING", "SEEN", "MEMORY", "DISK", "CLAUDE", "LABELS", "PROJECTS",
+        "WORKER",
+        "HEALTH",
+        "RUNNING",
+        "SEEN",
+        "MEMORY",
+        "DISK",
+        "CLAUDE",
+        "LABELS",
+        "PROJECTS",
+        "MAINTENANCE",
     ]);
     for worker in workers {
         let tone = if worker.health() == WorkerHealth::Connected { Tone::Good } else { Tone::Bad };
@@ -64,6 +85,7 @@ fn table(workers: &[Worker], now: SystemTime) -> Table {
             Cell::new(&worker.claude_version),
             Cell::new(&labels.join(" ")),
             Cell::new(&projects.join(" ")),
+            Cell::new(&maintenance(worker, now)).tone(Tone::Asks),
         ]);
     }
     table

@@ -3,7 +3,7 @@
 use nix::sys::signal::Signal;
 use serde_json::json;
 
-use crate::process::{Role, User};
+use crate::process::{Role, User, finish};
 
 fn start(user: &User) -> (Role, String) {
     let (state, port) = (user.path("controller"), user.path("port"));
@@ -106,4 +106,41 @@ fn both_signals_make_a_controller_leave_and_its_folder_can_be_used_again() {
         role.signal(signal);
         assert_eq!(role.wait(), 0, "{signal}");
     }
+}
+
+#[test]
+fn a_token_makes_its_caller_known_until_it_is_taken_back() {
+    let user = User::new();
+    let (role, address) = start(&user);
+    let run = |args: &[&str]| user.run(&[args, &["--controller", &address]].concat());
+    let with = |token: &str, args: &[&str]| {
+        let mut command = user.command(&[args, &["--controller", &address]].concat());
+        finish(command.env("MUSTER_TOKEN", token).spawn().expect("starts"))
+    };
+    assert_eq!(run(&["whoami", "--json"]).json()["role"], "admin", "on the controller's machine");
+    let created = run(&["token", "create", "ada", "--role", "viewer", "--project", "web", "--ttl", "8h"]);
+    assert_eq!(created.code, 0, "{created:?}");
+    let token = created.stdout.trim();
+    let me = with(token, &["whoami", "--json"]).json();
+    assert_eq!(
+        (&me["name"], &me["role"], &me["projects"]),
+        (&json!("ada"), &json!("viewer"), &json!(["web"]))
+    );
+
+    let refused = with(token, &["spawn", "--project", "web", "fix it"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.starts_with("error: permission_denied: "), "{}", refused.stderr);
+    let wrong = with("no-token", &["ps"]);
+    assert_eq!(wrong.code, 1, "{wrong:?}");
+    assert!(wrong.stderr.starts_with("error: unauthenticated: "), "{}", wrong.stderr);
+
+    let listed = run(&["token", "ls", "--json"]).json();
+    assert_eq!(listed[0]["name"], "ada", "{listed}");
+    assert!(!listed.to_string().contains(token), "its secret is shown once");
+    let id = listed[0]["id"].as_str().expect("an id");
+    assert_eq!(run(&["token", "revoke", id]).code, 0);
+    assert!(run(&["token", "ls"]).stdout.contains("revoked"));
+    assert_eq!(with(token, &["ps"]).code, 1);
+    assert_eq!(run(&["token", "revoke", "nothing"]).code, 3);
+    assert_eq!(role.leave(), 0);
 }

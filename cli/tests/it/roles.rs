@@ -72,6 +72,41 @@ fn a_worker_joins_with_its_labels_and_a_watch_outlasts_a_restart_of_the_controll
 }
 
 #[test]
+fn a_cordoned_worker_gets_no_session_and_a_drained_one_is_empty() {
+    let user = User::new();
+    user.install("claude", CLAUDE);
+    let (controller, address) = controller(&user, "127.0.0.1:0");
+    let project = format!("web={}", user.path("work").display());
+    let worker =
+        user.start(&["worker", "--controller", &address, "--name", "build-07", "--project", &project]);
+    // By the environment, which must not be taken for an option of the role.
+    let run = |args: &[&str]| {
+        crate::process::finish(user.command(args).env("MUSTER_CONTROLLER", &address).spawn().expect("starts"))
+    };
+    eventually("the worker joins", || run(&["workers"]).stdout.contains("connected").then_some(()));
+
+    let cordoned = run(&["worker", "cordon", "build-07", "--reason", "new disk"]);
+    assert_eq!(cordoned.code, 0, "{cordoned:?}");
+    let workers = run(&["workers", "--json"]).json();
+    assert_eq!(workers[0]["maintenance"]["mode"], "cordoned", "{workers}");
+    assert_eq!(workers[0]["maintenance"]["reason"], "new disk", "{workers}");
+    let handle = run(&["spawn", "nothing", "--priority", "-3"]).stdout.trim().to_owned();
+    let why = eventually("the scheduler has looked", || {
+        Some(run(&["why", &handle, "--json"])).filter(|why| why.code == 0).map(|why| why.json())
+    });
+    assert_eq!(why["workers"][0]["filter"], "maintenance", "{why}");
+
+    let drained = run(&["worker", "drain", "build-07", "--timeout", "60s"]);
+    assert_eq!(drained.code, 0, "{drained:?}");
+    assert!(drained.stdout.contains("is empty"), "{}", drained.stdout);
+    assert_eq!(run(&["worker", "uncordon", "build-07"]).code, 0);
+    assert_eq!(run(&["wait", &handle, "--timeout", "50"]).code, 4, "it was placed after that");
+    assert_eq!(run(&["worker", "cordon", "nobody"]).code, 3);
+    assert_eq!(worker.leave(), 0);
+    assert_eq!(controller.leave(), 0);
+}
+
+#[test]
 fn a_gateway_listens_without_its_controller_and_speaks_http() {
     let user = User::new();
     let port = user.path("port");

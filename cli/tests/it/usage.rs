@@ -4,7 +4,7 @@ use std::{io::Read as _, process::Stdio};
 
 use crate::process::{User, finish};
 
-const COMMANDS: [&str; 19] = [
+const COMMANDS: [&str; 21] = [
     "up",
     "controller",
     "worker",
@@ -23,10 +23,12 @@ const COMMANDS: [&str; 19] = [
     "stop",
     "archive",
     "workers",
+    "token",
+    "whoami",
     "completion",
 ];
 /// Verbs that talk to a controller, with arguments they take.
-const CALLS: [&[&str]; 14] = [
+const CALLS: [&[&str]; 21] = [
     &["ps"],
     &["status", "abcd"],
     &["logs", "abcd"],
@@ -41,6 +43,13 @@ const CALLS: [&[&str]; 14] = [
     &["stop", "abcd"],
     &["archive", "abcd"],
     &["workers"],
+    &["worker", "cordon", "w1"],
+    &["worker", "drain", "w1"],
+    &["worker", "uncordon", "w1"],
+    &["token", "create", "ada", "--role", "operator"],
+    &["token", "ls"],
+    &["token", "revoke", "t-1"],
+    &["whoami"],
 ];
 
 #[test]
