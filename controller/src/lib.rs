@@ -26,6 +26,7 @@ use muster_runtime::{
     grpc,
     shutdown::Shutdown,
     task::{self, Task},
+    tls,
 };
 use tokio::{net::TcpListener, time::timeout};
 use tonic::transport::server::TcpIncoming;
@@ -33,13 +34,15 @@ use tracing::{error, info, warn};
 
 use crate::{
     fleet::queries::{self, Queries},
-    identity::Identities,
+    identity::{Identities, ca::server_config},
     output::Replicas,
     scheduler::Policy,
     state_dir::{StateDir, StateDirError},
     store::{memory::Memory, sled::Sled},
 };
 
+/// Life of a worker's certificate where nobody can ask for one.
+const CERTIFICATE_LIFE: Duration = Duration::from_secs(24 * 3600);
 /// How long open calls may take to end once the process leaves.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -72,6 +75,28 @@ pub struct Config {
     pub keep_ended: Option<Duration>,
     /// How the farm is shared between callers and projects.
     pub policy: Policy,
+    /// Where other machines reach it, over TLS; none: not at all.
+    pub remote: Option<Remote>,
+}
+
+/// An address for other machines. Everything there is TLS with the farm's own authority, and everybody has to
+/// be known: workers by the certificate they enrolled for, others by an access token.
+#[derive(Debug, Clone)]
+pub struct Remote {
+    /// Where it listens. Port 0: one from the kernel.
+    pub listen: SocketAddr,
+    /// Host names and addresses others call it by; the first is the one in join tokens. Never empty.
+    pub names: Vec<String>,
+    /// How long a worker's certificate lives; workers renew at two thirds.
+    pub certificate_life: Duration,
+}
+
+impl Remote {
+    /// With certificates of a day.
+    #[must_use]
+    pub const fn new(listen: SocketAddr, names: Vec<String>) -> Self {
+        Self { listen, names, certificate_life: Duration::from_secs(24 * 3600) }
+    }
 }
 
 impl Config {
@@ -87,6 +112,7 @@ impl Config {
             unreachable_after: Duration::from_secs(10),
             keep_ended: Some(Duration::from_secs(30 * 24 * 3600)),
             policy: Policy::default(),
+            remote: None,
         }
     }
 }
@@ -117,6 +143,14 @@ pub enum StartError {
         /// Why.
         source: io::Error,
     },
+    /// The address for other machines cannot be served.
+    #[error("{listen} cannot be served over TLS: {reason}")]
+    Remote {
+        /// The address.
+        listen: SocketAddr,
+        /// Why.
+        reason: String,
+    },
     /// The port cannot be had.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -134,6 +168,7 @@ pub enum StartError {
 #[derive(Debug)]
 pub struct Controller {
     local_addr: SocketAddr,
+    remote_addr: Option<SocketAddr>,
     main: Task<()>,
 }
 
@@ -163,7 +198,12 @@ impl Controller {
             keep_ended: config.keep_ended,
             policy: config.policy,
         };
-        let identities = Identities::open(&state_dir.join("secrets.key"), Arc::clone(&store)).await?;
+        let life = config.remote.as_ref().map_or(CERTIFICATE_LIFE, |remote| remote.certificate_life);
+        let identities = Identities::open(&config.state_dir, Arc::clone(&store), life).await?;
+        let remote = match &config.remote {
+            Some(remote) => Some(Door::open(remote, &identities).await?),
+            None => None,
+        };
         let stop_engine = Shutdown::new();
         let (handle, mut engine) =
             engine::start(engine_config, store, replicas.clone(), shutdown.clone(), stop_engine.clone())
@@ -172,11 +212,17 @@ impl Controller {
             engine: handle,
             replicas,
             identities,
+            remote_address: remote.as_ref().map(|door| door.address.clone()),
             queries: Queries::new(queries::PATIENCE),
             leaving: shutdown.clone(),
             heartbeat_interval: config.heartbeat_interval,
             unreachable_after: config.unreachable_after,
             links: Arc::new(AtomicU64::new(1)),
+        };
+        let remote_addr = remote.as_ref().map(|door| door.addr);
+        let remote = match remote {
+            Some(door) => Some(door.serve(service::router(context.clone()).await?, shutdown.clone())),
+            None => None,
         };
         let router = service::router(context).await?;
         info!(addr = %local_addr, state = %config.state_dir.display(), "the controller listens");
@@ -185,8 +231,15 @@ impl Controller {
             let leaving = shutdown.clone();
             let serving =
                 router.serve_with_incoming_shutdown(incoming, async move { leaving.requested().await });
+            let both = async {
+                serve(serving, &shutdown).await;
+                if let Some(remote) = remote {
+                    // It leaves with the same signal; one that ended badly has said so.
+                    let _ = remote.await;
+                }
+            };
             let ended = tokio::select! {
-                () = serve(serving, &shutdown) => None,
+                () = both => None,
                 ended = &mut engine => Some(ended),
             };
             if ended.is_some() {
@@ -201,7 +254,13 @@ impl Controller {
             drop(state_dir);
             info!("the controller has left");
         });
-        Ok(Self { local_addr, main })
+        Ok(Self { local_addr, remote_addr, main })
+    }
+
+    /// Where it listens for other machines.
+    #[must_use]
+    pub const fn remote_addr(&self) -> Option<SocketAddr> {
+        self.remote_addr
     }
 
     /// Where it listens.
@@ -215,6 +274,43 @@ impl Controller {
         if let Err(error) = self.main.await {
             error!(error = %error, "the controller ended badly");
         }
+    }
+}
+
+/// The address for other machines, before anything is served there.
+struct Door {
+    listener: TcpListener,
+    tls: Arc<rustls::ServerConfig>,
+    addr: SocketAddr,
+    /// What others call it by.
+    address: String,
+}
+
+impl Door {
+    async fn open(remote: &Remote, identities: &Identities) -> Result<Self, StartError> {
+        let listen = remote.listen;
+        let failed = |reason| StartError::Remote { listen, reason };
+        let name = remote.names.first().ok_or_else(|| failed("it has no name to be called by".to_owned()))?;
+        let tls = server_config(Arc::clone(identities.ca()), remote.names.clone()).map_err(failed)?;
+        let bound = async {
+            let listener = TcpListener::bind(listen).await?;
+            let addr = listener.local_addr()?;
+            Ok::<_, io::Error>((listener, addr))
+        };
+        let (listener, addr) = bound.await.map_err(|source| StartError::Listen { addr: listen, source })?;
+        let host = if name.contains(':') { format!("[{name}]") } else { name.clone() };
+        Ok(Self { listener, tls, addr, address: format!("{host}:{}", addr.port()) })
+    }
+
+    fn serve(self, router: service::Gated, shutdown: Shutdown) -> Task<()> {
+        info!(addr = %self.addr, "the controller listens for other machines");
+        let incoming = tls::accept(self.listener, self.tls);
+        task::spawn("remote door", async move {
+            let leaving = shutdown.clone();
+            let serving =
+                router.serve_with_incoming_shutdown(incoming, async move { leaving.requested().await });
+            serve(serving, &shutdown).await;
+        })
     }
 }
 

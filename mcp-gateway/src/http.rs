@@ -17,8 +17,11 @@ use muster_runtime::{
     shutdown::Shutdown,
     task::{self, Task},
 };
-use rmcp::transport::streamable_http_server::{
-    StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+use rmcp::{
+    ServerHandler,
+    transport::streamable_http_server::{
+        StreamableHttpServerConfig, StreamableHttpService, session::local::LocalSessionManager,
+    },
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -90,6 +93,29 @@ impl HttpGateway {
     /// # Errors
     /// See [`StartError`]; nothing is left behind then. A controller that is away is no error.
     pub async fn start(config: Config, listen: SocketAddr, shutdown: Shutdown) -> Result<Self, StartError> {
+        Self::serve(config, listen, shutdown, |server| server).await
+    }
+
+    /// [`HttpGateway::start`] with something before the server.
+    ///
+    /// # Errors
+    /// As [`HttpGateway::start`].
+    #[cfg(feature = "conformance")]
+    pub async fn start_as<H: ServerHandler>(
+        config: Config,
+        listen: SocketAddr,
+        shutdown: Shutdown,
+        before: impl Fn(Server) -> H + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
+        Self::serve(config, listen, shutdown, before).await
+    }
+
+    async fn serve<H: ServerHandler>(
+        config: Config,
+        listen: SocketAddr,
+        shutdown: Shutdown,
+        before: impl Fn(Server) -> H + Send + Sync + 'static,
+    ) -> Result<Self, StartError> {
         loopback_only(listen)?;
         let controller = Controller::new(&config)?;
         let listener =
@@ -97,7 +123,7 @@ impl HttpGateway {
         let local_addr =
             listener.local_addr().map_err(|source| StartError::Listen { addr: listen, source })?;
         let cut = CancellationToken::new();
-        let router = router(config, controller, &shutdown, &cut);
+        let router = router(config, controller, &shutdown, &cut, before);
         let serving = task::spawn("mcp http", serve(listener, router, shutdown, cut));
         Ok(Self { local_addr, serving })
     }
@@ -115,7 +141,13 @@ impl HttpGateway {
     }
 }
 
-fn router(config: Config, controller: Controller, shutdown: &Shutdown, cut: &CancellationToken) -> Router {
+fn router<H: ServerHandler>(
+    config: Config,
+    controller: Controller,
+    shutdown: &Shutdown,
+    cut: &CancellationToken,
+    before: impl Fn(Server) -> H + Send + Sync + 'static,
+) -> Router {
     let mut sessions = LocalSessionManager::default();
     sessions.session_config.keep_alive = Some(config.longest_wait() + SESSION_MARGIN);
     let mcp = StreamableHttpServerConfig::default()
@@ -124,7 +156,7 @@ fn router(config: Config, controller: Controller, shutdown: &Shutdown, cut: &Can
         .with_max_request_body_bytes(BODY_BYTES)
         .with_cancellation_token(cut.clone());
     let server = Server::new(config, controller, Transport::Http).with_leaving(shutdown.clone());
-    let service = StreamableHttpService::new(move || Ok(server.anew()), Arc::new(sessions), mcp);
+    let service = StreamableHttpService::new(move || Ok(before(server.anew())), Arc::new(sessions), mcp);
     Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(early_sse))

@@ -28,6 +28,8 @@ use std::time::Duration;
 
 pub use http::{HttpGateway, StartError};
 pub use limits::{ClientWait, Transport, WaitLimits};
+#[cfg(feature = "conformance")]
+pub use server::Server;
 pub use stdio::{ServeError, serve_stdio, serve_stream};
 
 /// How a gateway reaches its controller, and how long its waits may be.

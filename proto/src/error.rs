@@ -114,6 +114,7 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::SessionRunning
         | ErrorCode::SessionEnded
         | ErrorCode::NoChangesKept
+        | ErrorCode::NoRemoteAddress
         | ErrorCode::GitFailed
         | ErrorCode::VersionMismatch => Code::FailedPrecondition,
         ErrorCode::InvalidCursor => Code::OutOfRange,

@@ -37,6 +37,11 @@ pub struct NotLoopback(pub SocketAddr);
 /// # Errors
 /// When `uri` is not one; never because the peer is away.
 pub fn connect(uri: &str) -> Result<Channel, ConnectError> {
+    endpoint(uri).map(|endpoint| endpoint.connect_lazy())
+}
+
+/// What every channel begins with.
+pub(crate) fn endpoint(uri: &str) -> Result<Endpoint, ConnectError> {
     let endpoint = Endpoint::from_shared(uri.to_owned())
         .map_err(|source| ConnectError { uri: uri.to_owned(), source })?
         .connect_timeout(CONNECT_TIMEOUT)
@@ -44,7 +49,7 @@ pub fn connect(uri: &str) -> Result<Channel, ConnectError> {
         .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
         .keep_alive_timeout(KEEPALIVE_TIMEOUT)
         .keep_alive_while_idle(true);
-    Ok(endpoint.connect_lazy())
+    Ok(endpoint)
 }
 
 /// A server with the same defaults.

@@ -1,4 +1,4 @@
-//! Process plumbing without one domain word: telemetry, shutdown, named tasks, backoff, gRPC defaults.
+//! Process plumbing without one domain word: telemetry, shutdown, named tasks, backoff, gRPC defaults, TLS.
 //!
 //! Every role uses it; it depends on no other crate of ours.
 
@@ -7,3 +7,4 @@ pub mod grpc;
 pub mod shutdown;
 pub mod task;
 pub mod telemetry;
+pub mod tls;

@@ -1,9 +1,12 @@
 //! Who calls, and what they may do.
 //!
-//! Owns access tokens and the one table of roles ([`roles`]). Called by the gate in front of every service and
-//! by the service that makes and revokes tokens. What decides is in memory, what is decided is durable first.
-//! Invariant: a secret is in the answer that made it and nowhere else, not in the store and not in a log.
+//! Owns access tokens, join tokens, the farm's authority ([`ca`]) and the one table of roles ([`roles`]).
+//! Called by the gate in front of every service and by the service that makes and revokes identities. What
+//! decides is in memory, what is decided is durable first. Invariant: a secret is in the answer that made it
+//! and nowhere else, not in the store and not in a log.
 
+pub mod ca;
+pub mod join;
 mod record;
 pub mod roles;
 mod secret;
@@ -22,9 +25,12 @@ use muster_proto::{
 };
 use muster_runtime::shutdown::Shutdown;
 use prost_types::Timestamp;
+use tokio::sync::watch;
 use tracing::{info, warn};
 
 use self::{
+    ca::Ca,
+    join::Machines,
     record::{Access, is_past},
     secret::Hasher,
 };
@@ -48,8 +54,8 @@ pub struct Principal {
     pub role: Role,
     /// Of which projects; empty: all.
     pub projects: Vec<String>,
-    /// When it stops being who it is.
-    pub expires_at: Option<Timestamp>,
+    /// When it stops being who it is. A worker that renews moves it.
+    pub expires_at: watch::Receiver<Option<Timestamp>>,
     /// Requested once it is revoked.
     pub revoked: Shutdown,
 }
@@ -62,9 +68,15 @@ impl Principal {
             name: LOCAL.to_owned(),
             role: Role::Admin,
             projects: Vec::new(),
-            expires_at: None,
+            expires_at: at(None),
             revoked: Shutdown::new(),
         }
+    }
+
+    /// Whoever calls from elsewhere and shows nothing.
+    #[must_use]
+    pub fn nobody() -> Self {
+        Self { name: String::new(), role: Role::Unspecified, ..Self::local() }
     }
 
     /// The sessions it may know of.
@@ -86,6 +98,9 @@ pub enum OpenError {
         /// Why.
         source: io::Error,
     },
+    /// The farm's authority.
+    #[error("the certificate authority cannot be used: {0}")]
+    Ca(#[from] ca::CaError),
     /// The tokens.
     #[error(transparent)]
     Store(#[from] store::Error),
@@ -98,6 +113,9 @@ pub struct Identities(Arc<Inner>);
 struct Inner {
     store: Shared,
     hasher: Hasher,
+    ca: Arc<Ca>,
+    certificate_life: Duration,
+    machines: RwLock<Machines>,
     access: RwLock<BTreeMap<String, Kept>>,
 }
 
@@ -127,12 +145,16 @@ pub struct NewAccess {
 }
 
 impl Identities {
-    /// Loads all there are. The key of the hashes is in `key`, made when there is none.
+    /// Loads all there are. In `folder` are the key of the hashes and the authority, made when there are none.
+    /// Certificates of workers live for `certificate_life`.
     ///
     /// # Errors
     /// See [`OpenError`].
-    pub async fn open(key: &Path, store: Shared) -> Result<Self, OpenError> {
-        let hasher = Hasher::open(key).map_err(|source| OpenError::Key { path: key.to_owned(), source })?;
+    pub async fn open(folder: &Path, store: Shared, certificate_life: Duration) -> Result<Self, OpenError> {
+        let key = folder.join("secrets.key");
+        let hasher = Hasher::open(&key).map_err(|source| OpenError::Key { path: key, source })?;
+        let ca = Arc::new(Ca::open(&folder.join("ca"))?);
+        let machines = RwLock::new(Machines::load(&store).await?);
         let mut access = BTreeMap::new();
         for (key, entry) in store.scan(keys::ACCESS).await? {
             match (key.strip_prefix(keys::ACCESS), stored::opened::<Access>(Kind::Access, &entry.value)) {
@@ -143,7 +165,14 @@ impl Identities {
                 _ => warn!(key, "a stored access token cannot be read and counts for nothing"),
             }
         }
-        Ok(Self(Arc::new(Inner { store, hasher, access: RwLock::new(access) })))
+        let access = RwLock::new(access);
+        Ok(Self(Arc::new(Inner { store, hasher, ca, certificate_life, machines, access })))
+    }
+
+    /// The farm's authority.
+    #[must_use]
+    pub fn ca(&self) -> &Arc<Ca> {
+        &self.0.ca
     }
 
     /// Whose token this is.
@@ -165,7 +194,7 @@ impl Identities {
             name: kept.record.name.clone(),
             role: kept.record.role(),
             projects: kept.record.projects.clone(),
-            expires_at: kept.record.expires_at,
+            expires_at: at(kept.record.expires_at),
             revoked: kept.revoked.clone(),
         })
     }
@@ -237,10 +266,19 @@ impl Identities {
         let key = keys::access(id);
         let mut txn = Txn::new();
         txn.expect(key.clone(), before).put(key, stored::sealed(Kind::Access, record));
+        self.commit(txn).await
+    }
+
+    async fn commit(&self, txn: Txn) -> Result<Revision, Error> {
         self.0.store.commit(txn).await.map_err(|error| {
             Error::new(ErrorCode::StoreUnavailable, error.to_string()).hint("Nothing was changed. Try again.")
         })
     }
+}
+
+/// A time that does not move.
+fn at(time: Option<Timestamp>) -> watch::Receiver<Option<Timestamp>> {
+    watch::Sender::new(time).subscribe()
 }
 
 /// One answer for all that is wrong with a token: whoever guesses learns nothing.
@@ -254,6 +292,8 @@ mod tests {
     use super::*;
     use crate::store::{failing::Failing, memory::Memory};
 
+    const DAY: Duration = Duration::from_secs(24 * 3600);
+
     fn operator(ttl: u64) -> NewAccess {
         let projects = vec!["demo".to_owned()];
         NewAccess { name: "ann".into(), role: Role::Operator, projects, ttl: Duration::from_secs(ttl) }
@@ -262,9 +302,9 @@ mod tests {
     #[tokio::test]
     async fn tokens_survive_a_restart_without_their_secrets_and_die_when_revoked() {
         let dir = tempfile::tempdir().expect("a folder");
-        let key = dir.path().join("secrets.key");
+        let key = dir.path();
         let store: Shared = Arc::new(Memory::default());
-        let identities = Identities::open(&key, Arc::clone(&store)).await.expect("opened");
+        let identities = Identities::open(key, Arc::clone(&store), DAY).await.expect("opened");
         let (token, info) = identities.create(operator(3600)).await.expect("made");
         let (other, _) = identities.create(operator(3600)).await.expect("made");
         let (_, secret) = token.strip_prefix(PREFIX).expect("ours").split_once('_').expect("two parts");
@@ -272,7 +312,7 @@ mod tests {
             let held = |text: &str| entry.value.windows(text.len()).any(|part| part == text.as_bytes());
             assert!(!held(secret), "the secret is in the store");
         }
-        let again = Identities::open(&key, Arc::clone(&store)).await.expect("opened");
+        let again = Identities::open(key, Arc::clone(&store), DAY).await.expect("opened");
         let ann = again.by_token(&token).expect("known");
         assert_eq!(
             (ann.name.as_str(), ann.role, ann.projects.as_slice()),
@@ -288,7 +328,7 @@ mod tests {
         assert_eq!(again.by_token(&token).expect_err("refused"), unknown());
         assert!(again.by_token(&other).is_ok());
         assert_eq!(again.revoke("nobody").await.expect_err("refused").code, ErrorCode::TokenNotFound);
-        let third = Identities::open(&key, store).await.expect("opened");
+        let third = Identities::open(key, store, DAY).await.expect("opened");
         assert!(third.by_token(&token).is_err() && third.list().iter().any(|access| access.revoked));
     }
 
@@ -296,7 +336,7 @@ mod tests {
     async fn what_cannot_be_made_durable_is_neither_given_nor_taken_and_time_ends_it() {
         let dir = tempfile::tempdir().expect("a folder");
         let (store, switch) = Failing::new(Arc::new(Memory::default()));
-        let identities = Identities::open(&dir.path().join("key"), Arc::new(store)).await.expect("opened");
+        let identities = Identities::open(dir.path(), Arc::new(store), DAY).await.expect("opened");
         switch.fail(true);
         assert_eq!(identities.create(operator(9)).await.expect_err("full").code, ErrorCode::StoreUnavailable);
         assert!(identities.list().is_empty());

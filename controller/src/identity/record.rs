@@ -1,5 +1,7 @@
 //! What is stored of identities: fields are added, numbers never reused.
 
+use std::collections::BTreeMap;
+
 use muster_proto::v1::{self, Role};
 use prost_types::Timestamp;
 
@@ -45,6 +47,77 @@ impl Access {
             revoked: self.revoked,
         }
     }
+}
+
+/// A join token. Its secret is not here.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Join {
+    /// Name of the one worker it is for; empty: any.
+    #[prost(string, tag = "1")]
+    pub worker: String,
+    /// Keyed hash of the secret.
+    #[prost(bytes = "vec", tag = "2")]
+    pub hash: Vec<u8>,
+    /// When it ends.
+    #[prost(message, optional, tag = "3")]
+    pub expires_at: Option<Timestamp>,
+    /// Machines that may join with it.
+    #[prost(uint32, tag = "4")]
+    pub uses: u32,
+    /// Those that did.
+    #[prost(message, repeated, tag = "5")]
+    pub used: Vec<Use>,
+    /// Labels they get.
+    #[prost(btree_map = "string, string", tag = "6")]
+    pub labels: BTreeMap<String, String>,
+    /// It is good for nothing any more.
+    #[prost(bool, tag = "7")]
+    pub revoked: bool,
+}
+
+/// A machine that joined.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Use {
+    /// Hash of its public key.
+    #[prost(bytes = "vec", tag = "1")]
+    pub key: Vec<u8>,
+    /// As what.
+    #[prost(string, tag = "2")]
+    pub worker: String,
+}
+
+impl Join {
+    pub(super) fn view(&self, id: &str) -> v1::JoinToken {
+        v1::JoinToken {
+            id: id.to_owned(),
+            worker: self.worker.clone(),
+            expires_at: self.expires_at,
+            uses: self.uses,
+            used: u32::try_from(self.used.len()).unwrap_or(u32::MAX),
+            labels: self.labels.clone().into_iter().collect(),
+            revoked: self.revoked,
+        }
+    }
+}
+
+/// A worker that joined.
+#[derive(Clone, PartialEq, Eq, prost::Message)]
+pub struct Joined {
+    /// Hashes of the public keys it may show, newest first: two while it changes them.
+    #[prost(bytes = "vec", repeated, tag = "1")]
+    pub keys: Vec<Vec<u8>>,
+    /// Labels it has whatever it says.
+    #[prost(btree_map = "string, string", tag = "2")]
+    pub labels: BTreeMap<String, String>,
+    /// Its identity was taken away.
+    #[prost(bool, tag = "3")]
+    pub revoked: bool,
+    /// When it joined.
+    #[prost(message, optional, tag = "4")]
+    pub joined_at: Option<Timestamp>,
+    /// When its newest certificate ends.
+    #[prost(message, optional, tag = "5")]
+    pub expires_at: Option<Timestamp>,
 }
 
 /// Whether `at` has come.

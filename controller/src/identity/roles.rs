@@ -31,7 +31,7 @@ const OPERATES: [Reach; 4] = [Nothing, Own, Nothing, Nothing];
 const WORKS: [Reach; 4] = [Nothing, Nothing, Nothing, Own];
 
 /// Without the package `muster.v1`.
-const TABLE: [Row; 23] = [
+const TABLE: [Row; 29] = [
     ("SessionService/SpawnSession", STEERS),
     ("SessionService/GetSession", SEES),
     ("SessionService/ListSessions", SEES),
@@ -51,14 +51,22 @@ const TABLE: [Row; 23] = [
     ("WorkerService/Connect", WORKS),
     ("WorkerService/PushOutput", WORKS),
     ("WorkerService/AnswerQuery", WORKS),
+    ("IdentityService/Enrol", EVERYBODY),
+    ("IdentityService/Renew", WORKS),
     ("IdentityService/WhoAmI", EVERYBODY),
+    ("IdentityService/CreateJoinToken", NOBODY),
+    ("IdentityService/ListJoinTokens", NOBODY),
+    ("IdentityService/RevokeJoinToken", NOBODY),
+    ("IdentityService/RevokeWorker", NOBODY),
     ("IdentityService/CreateAccess", NOBODY),
     ("IdentityService/ListAccess", NOBODY),
     ("IdentityService/RevokeAccess", NOBODY),
 ];
 
-/// What anybody may call without being known: a probe of health tells nothing.
-const PUBLIC: [&str; 2] = ["/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
+/// What anybody may call without being known: whoever enrols is not known yet, and a probe of health tells
+/// nothing.
+const PUBLIC: [&str; 3] =
+    ["/muster.v1.IdentityService/Enrol", "/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/Watch"];
 
 /// Services beside ours that everybody who is known may call: the schema.
 const KNOWN: [&str; 1] = ["/grpc.reflection.v1.ServerReflection/ServerReflectionInfo"];

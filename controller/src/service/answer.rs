@@ -30,7 +30,7 @@ pub(super) async fn take(
     context: &Context,
     request: Request<Streaming<AnswerQueryRequest>>,
 ) -> Result<AnswerQueryResponse, Status> {
-    let (worker, _link) = peer::linked(context, request.metadata()).await?;
+    let (worker, _link) = peer::linked(context, &request).await?;
     let mut incoming = request.into_inner();
     let Some(first) = incoming.message().await? else {
         return Err(Error::invalid("queryId", "the answer is empty").into());

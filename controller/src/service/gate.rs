@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use hyper::body::Frame;
 use muster_proto::error::{Error, ErrorCode};
+use muster_runtime::tls::Peer;
 use tokio::time::sleep;
 use tonic::{Status, body::Body};
 use tower::{Layer, Service};
@@ -62,7 +63,7 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
-        let admitted = admit(&self.identities, &path, request.headers());
+        let admitted = admit(&self.identities, &path, request.headers(), request.extensions().get());
         match admitted {
             Err(error) => {
                 tracing::info!(rpc = path, error = %error, "a call is refused");
@@ -89,11 +90,23 @@ where
     }
 }
 
-/// Whom `headers` make the caller, if the RPC at `path` is for such.
-fn admit(identities: &Identities, path: &str, headers: &HeaderMap) -> Result<Principal, Error> {
-    let principal = match headers.get(AUTHORIZATION) {
-        None => Principal::local(),
-        Some(value) => {
+/// Whom a token, or else a certificate, or else the machine itself makes the caller, if the RPC at `path` is
+/// for such. `peer`: it comes over TLS from anywhere.
+fn admit(
+    identities: &Identities,
+    path: &str,
+    headers: &HeaderMap,
+    peer: Option<&Peer>,
+) -> Result<Principal, Error> {
+    let principal = match (headers.get(AUTHORIZATION), peer) {
+        (None, None) => Principal::local(),
+        // Whoever enrols again may show a certificate that is good for nothing any more.
+        (None, Some(_)) if roles::is_public(path) => Principal::nobody(),
+        (None, Some(peer)) => identities.by_peer(peer)?.ok_or_else(|| {
+            Error::new(ErrorCode::Unauthenticated, "neither a certificate nor a token tells who calls")
+                .hint("Give an access token, or join as a worker.")
+        })?,
+        (Some(value), _) => {
             let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
             let missing = || Error::new(ErrorCode::Unauthenticated, "the authorization is no bearer token");
             identities.by_token(token.ok_or_else(missing)?.trim())?
@@ -111,7 +124,7 @@ fn admit(identities: &Identities, path: &str, headers: &HeaderMap) -> Result<Pri
 async fn ended(principal: Principal) -> Status {
     let expired = async {
         loop {
-            let Some(at) = principal.expires_at else { break std::future::pending().await };
+            let Some(at) = *principal.expires_at.borrow() else { break std::future::pending().await };
             let left = muster_proto::time::to_system(&at).duration_since(std::time::SystemTime::now());
             match left {
                 Ok(left) if !left.is_zero() => sleep(left.min(LOOK_AGAIN)).await,

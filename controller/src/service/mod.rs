@@ -54,6 +54,8 @@ pub struct Context {
     pub replicas: Replicas,
     /// Who is known.
     pub identities: Identities,
+    /// Where other machines reach this controller, `host:port`.
+    pub remote_address: Option<String>,
     /// Questions to workers.
     pub queries: Queries<Part>,
     /// The process leaves: streams end.
@@ -79,11 +81,14 @@ impl Context {
 #[error("reflection cannot be served: {0}")]
 pub struct BuildError(#[from] tonic_reflection::server::Error);
 
+/// Every service, behind the gate.
+pub type Gated = Router<Stack<GateLayer, Identity>>;
+
 /// Every service on one router, behind the gate.
 ///
 /// # Errors
 /// When the embedded descriptors are not readable, which a build makes sure of.
-pub async fn router(context: Context) -> Result<Router<Stack<GateLayer, Identity>>, BuildError> {
+pub async fn router(context: Context) -> Result<Gated, BuildError> {
     let gate = GateLayer(context.identities.clone());
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()

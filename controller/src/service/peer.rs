@@ -4,6 +4,7 @@ use muster_proto::{
     error::{Error, ErrorCode},
     ids::{Incarnation, WorkerId},
     metadata,
+    v1::Role,
 };
 use tonic::{Request, Status, metadata::MetadataMap};
 
@@ -40,8 +41,19 @@ pub(super) fn is_name(name: &str) -> bool {
     (1..=NAME_CHARS).contains(&name.len()) && name.bytes().all(plain)
 }
 
+/// Whether a caller may speak for `worker`: one that has a certificate is the worker it says and no other.
+pub(super) fn is_itself<T>(request: &Request<T>, worker: &WorkerId) -> Result<(), Error> {
+    let principal = principal(request)?;
+    if principal.role != Role::Worker || principal.name == worker.as_str() {
+        return Ok(());
+    }
+    let message = format!("the certificate is of the worker {}, not of {worker}", principal.name);
+    Err(Error::new(ErrorCode::PermissionDenied, message))
+}
+
 /// The worker that calls and its live link.
-pub(super) async fn linked(context: &Context, metadata: &MetadataMap) -> Result<(WorkerId, Closed), Status> {
+pub(super) async fn linked<T>(context: &Context, request: &Request<T>) -> Result<(WorkerId, Closed), Status> {
+    let metadata: &MetadataMap = request.metadata();
     let text = |key| metadata.get(key).and_then(|value| value.to_str().ok()).unwrap_or_default();
     let worker: WorkerId = text(metadata::WORKER)
         .parse()
@@ -49,6 +61,7 @@ pub(super) async fn linked(context: &Context, metadata: &MetadataMap) -> Result<
     let incarnation: Incarnation = text(metadata::INCARNATION)
         .parse()
         .map_err(|error| Error::invalid("muster-incarnation", format!("{error}")))?;
+    is_itself(request, &worker)?;
     let link = context.engine.link(worker.clone(), incarnation).await?;
     let link =
         link.ok_or_else(|| Status::failed_precondition("no Connect of this worker and incarnation is live"))?;

@@ -56,7 +56,7 @@ pub(super) async fn open(
     context: &Context,
     request: Request<Streaming<PushOutputRequest>>,
 ) -> Result<Answers, Status> {
-    let (worker, link) = peer::linked(context, request.metadata()).await?;
+    let (worker, link) = peer::linked(context, &request).await?;
     let (answers, stream) = mpsc::channel(ANSWERS);
     let push = Push {
         context: context.clone(),

@@ -7,8 +7,8 @@ use muster_proto::{
     ids::{Incarnation, WorkerId},
     limits,
     v1::{
-        ChangesFormat, CreateAccessRequest, GetChangesRequest, Hello, Role, SessionSpec,
-        send_input_request::Input,
+        ChangesFormat, CreateAccessRequest, CreateJoinTokenRequest, GetChangesRequest, Hello, Role,
+        SessionSpec, send_input_request::Input,
     },
 };
 
@@ -162,6 +162,26 @@ pub(super) fn remote(name: &str) -> Result<(), Error> {
 const ACCESS_SECONDS: u32 = 366 * 24 * 3600;
 /// Projects one access token may name.
 const ACCESS_PROJECTS: usize = 256;
+
+/// Longest life of a join token, in seconds, and most machines that may use one.
+const JOIN_SECONDS: u32 = 7 * 24 * 3600;
+const JOIN_USES: u32 = 1000;
+
+/// What a join token may be.
+pub(super) fn join(request: &CreateJoinTokenRequest) -> Result<(), Error> {
+    let mut problems = Problems::default();
+    problems.check(request.ttl_seconds <= JOIN_SECONDS, "ttlSeconds", || {
+        format!("is {}, more than the {JOIN_SECONDS} allowed", request.ttl_seconds)
+    });
+    problems.check(request.uses <= JOIN_USES, "uses", || {
+        format!("is {}, more than the {JOIN_USES} allowed", request.uses)
+    });
+    problems.check(request.worker.is_empty() || request.uses <= 1, "uses", || {
+        format!("is {}, and only one machine can be {}", request.uses, request.worker)
+    });
+    problems.labels("labels", &request.labels);
+    problems.into_result()
+}
 
 /// What an access token may be.
 pub(super) fn access(request: &CreateAccessRequest) -> Result<(), Error> {

@@ -9,7 +9,8 @@ use muster_proto::{
     ids::WorkerId,
     v1::{
         AnswerQueryRequest, AnswerQueryResponse, ConnectRequest, ConnectResponse, Hello, PushOutputRequest,
-        PushOutputResponse, Welcome, connect_request, connect_response, worker_service_server::WorkerService,
+        PushOutputResponse, Role, Welcome, connect_request, connect_response,
+        worker_service_server::WorkerService,
     },
 };
 use muster_runtime::{grpc, task};
@@ -17,7 +18,7 @@ use tokio::time::timeout;
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, info};
 
-use super::{Context, answer, leaving, push, validate};
+use super::{Context, answer, leaving, peer, push, validate};
 use crate::{
     engine::Attach,
     fleet::link::{self, Closed, LinkId},
@@ -64,10 +65,16 @@ impl WorkerService for Workers {
         }
         let span = tracing::info_span!("worker.link", worker.id = tracing::field::Empty);
         grpc::set_parent(&span, request.metadata());
-        let mut incoming = request.into_inner();
-        let hello = first(&mut incoming).await?;
+        let principal = peer::principal(&request)?;
+        let (metadata, extensions, mut incoming) = request.into_parts();
+        let mut hello = first(&mut incoming).await?;
         let protocol = agree(&hello)?;
         let (worker, incarnation) = validate::hello(&hello)?;
+        peer::is_itself(&Request::from_parts(metadata, extensions, ()), &worker)?;
+        if principal.role == Role::Worker {
+            // What it was given when it joined counts, whatever it says of itself.
+            hello.labels.extend(self.context.identities.labels_of(&worker));
+        }
         span.record("worker.id", worker.as_str());
         let id = self.context.links.fetch_add(1, Ordering::Relaxed);
         let (link, commands) = link::open(id);

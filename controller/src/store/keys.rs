@@ -6,6 +6,8 @@
 //! | `project/<name>/<worker>` | `Project`, as the worker announced it last | at a Hello that differs |
 //! | `worker/<name>` | `Worker`: that it is cordoned or drains | by an operator |
 //! | `access/<id>` | `Access`: an access token, without its secret | when made and revoked |
+//! | `join/<id>` | `Join`: a join token, without its secret, and who used it | when made, used, revoked |
+//! | `joined/<worker>` | `Joined`: the keys a worker may show | when it joins, renews, is revoked |
 //! | `session/<id>/fixed` | `Fixed`: what never changes: spec, handle, request id | once |
 //! | `session/<id>/state` | `State`: all that changes and is small | with every change |
 //! | `session/<id>/input/<seq, 20 digits>` | `Input` not applied (but the prompt) | once, then removed |
@@ -29,6 +31,11 @@ pub const WORKERS: &str = "worker/";
 
 /// Prefix of all access tokens.
 pub const ACCESS: &str = "access/";
+
+/// Prefix of all join tokens.
+pub const JOINS: &str = "join/";
+/// Prefix of all workers that joined.
+pub const JOINED: &str = "joined/";
 
 /// A part of a session.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -82,6 +89,18 @@ pub fn worker(name: &str) -> String {
 #[must_use]
 pub fn access(id: &str) -> String {
     format!("{ACCESS}{id}")
+}
+
+/// The key of a join token.
+#[must_use]
+pub fn join(id: &str) -> String {
+    format!("{JOINS}{id}")
+}
+
+/// The key of a worker that joined.
+#[must_use]
+pub fn joined(worker: &str) -> String {
+    format!("{JOINED}{worker}")
 }
 
 /// The key of a project as one worker serves it.

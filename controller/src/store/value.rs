@@ -36,6 +36,10 @@ pub enum Kind {
     Worker = 8,
     /// `identity::record::Access`
     Access = 9,
+    /// `identity::record::Join`
+    Join = 10,
+    /// `identity::record::Joined`
+    Joined = 11,
 }
 
 /// A value that is not what its key says.

@@ -3,6 +3,7 @@
 mod bad_input;
 mod changes;
 mod disk;
+mod enrol;
 mod farm;
 mod fleet;
 mod life;

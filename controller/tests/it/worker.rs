@@ -4,11 +4,14 @@ use std::collections::{HashMap, VecDeque};
 
 use muster_proto::{
     PROTOCOL, metadata,
-    v1::{connect_request::Body as Up, connect_response::Body as Down, session_event::Body as Event, *},
+    v1::{
+        connect_request::Body as Up, connect_response::Body as Down, session_event::Body as Event,
+        worker_service_client::WorkerServiceClient, *,
+    },
 };
 use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
-use tonic::{Request, Status, Streaming, metadata::MetadataValue};
+use tonic::{Request, Status, Streaming, metadata::MetadataValue, transport::Channel};
 
 use crate::farm::{Farm, PATIENCE};
 
@@ -50,16 +53,23 @@ pub fn hello(name: &str, slots: u32) -> Hello {
 
 impl FakeWorker {
     pub async fn connect(farm: &Farm, hello: Hello) -> Self {
+        Self::connect_over(farm.workers(), hello).await.expect("connected")
+    }
+
+    pub async fn connect_over(
+        mut client: WorkerServiceClient<Channel>,
+        hello: Hello,
+    ) -> Result<Self, Status> {
         let (up, stream) = mpsc::channel(64);
         up.send(ConnectRequest { body: Some(Up::Hello(hello.clone())) }).await.expect("room");
-        let connected = farm.workers().connect(ReceiverStream::new(stream)).await.expect("connected");
+        let connected = client.connect(ReceiverStream::new(stream)).await?;
         let (commands, acked, seqs) = (VecDeque::new(), HashMap::new(), HashMap::new());
         let mut worker = Self { hello, up, down: connected.into_inner(), commands, acked, seqs };
         match worker.receive().await {
             Down::Welcome(welcome) => assert_eq!(welcome.protocol, PROTOCOL.max),
             other => panic!("the first message is {other:?}"),
         }
-        worker
+        Ok(worker)
     }
 
     /// Connects again as the same process, holding `held`.

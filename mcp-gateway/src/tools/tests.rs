@@ -95,3 +95,19 @@ fn annotations_say_what_a_tool_may_do() {
         );
     }
 }
+
+#[test]
+fn the_plugin_names_the_tools_there_are() {
+    let plugin = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../deploy/claude-plugin/muster");
+    let files = ["agents/orchestrator.md", "commands/spawn.md", "commands/fleet.md", "commands/inbox.md"];
+    let mut named = std::collections::BTreeSet::new();
+    for file in files {
+        let text = std::fs::read_to_string(plugin.join(file)).expect("a file of the plugin");
+        for name in text.split("mcp__plugin_muster_muster__").skip(1) {
+            let end = name.find(|c: char| !c.is_ascii_lowercase() && c != '_').unwrap_or(name.len());
+            assert!(ToolName::parse(&name[..end]).is_some(), "{file} names {:?}", &name[..end]);
+            named.insert(name[..end].to_owned());
+        }
+    }
+    assert_eq!(named.len(), ToolName::all().len(), "the orchestrator may use every tool: {named:?}");
+}

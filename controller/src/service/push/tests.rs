@@ -59,10 +59,11 @@ impl Rig {
                 .await
                 .expect("started");
         running.detach();
-        let identities = Identities::open(&dir.path().join("secrets.key"), store).await.expect("opened");
+        let identities = Identities::open(dir.path(), store, LONG).await.expect("opened");
         let context = Context {
             engine,
             identities,
+            remote_address: None,
             replicas,
             queries: Queries::new(PATIENCE),
             leaving: Shutdown::new(),
