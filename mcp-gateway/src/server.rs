@@ -150,12 +150,17 @@ impl Server {
                 .map(|token| Progress::new(context.peer.clone(), token, config.progress_interval)),
             asking,
             answers,
-            links: since(ProtocolVersion::V_2025_06_18),
+            links: since(ProtocolVersion::V_2025_06_18) && !client.as_deref().is_some_and(puts_links_first),
             cancelled: context.ct.clone(),
             hung_up: self.hung_up.clone(),
             leaving: self.leaving.clone(),
         }
     }
+}
+
+/// Claude Code shows its model links as lines before the structured result, which then is no JSON any more.
+fn puts_links_first(client: &str) -> bool {
+    client.contains("claude-code")
 }
 
 /// A client that declares elicitation and names no mode shows forms: there was nothing else once.

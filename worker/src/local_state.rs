@@ -12,13 +12,18 @@
 //!     spool                          every byte of output of all attempts; byte 0 has offset `base_offset`
 //!     events                         the outbox: events until the controller has them
 //!     release.pb                     the workspace to be released, while that is not done
+//!     transcripts/                   claude's own record of the conversation, `<session id>.jsonl` and what belongs to it
 //!     attempt-<n>/
 //!       start.pb                     the StartSession, durable before anything starts
 //!       launch.json, shim.lock, shim.pid, shim.sock, journal, stderr.log, exit.json     see shim::files
 //! ```
 //!
-//! A released session whose output the controller has keeps `session.json`, `workspace.json` and `events` (a few hundred
-//! bytes), so that an order repeated much later gets the same answer.
+//! A released session whose output the controller has keeps `session.json`, `workspace.json`, `events` and `transcripts`
+//! until it is forgotten ([`crate::Timing::keep_ended`]), so that an order repeated much later gets the same answer.
+//!
+//! What is on the disk (synced) before anybody hears of it: orders, events, inputs, ends. Output is not, until its attempt
+//! ends: it is in the controller's replica, which syncs it before it acknowledges. A power cut may take the spool's last
+//! bytes; offsets that the replica has are never given to other bytes (see `uplink::output`).
 
 use std::{
     fs, io,
@@ -183,6 +188,11 @@ impl SessionDir {
 
     pub(crate) fn write_record(&self, record: &Record) -> io::Result<()> {
         write_durably(&self.record(), &serde_json::to_vec_pretty(record)?)
+    }
+
+    /// claude's own record of the conversation.
+    pub(crate) fn transcripts(&self) -> PathBuf {
+        self.0.join("transcripts")
     }
 
     pub(crate) fn record(&self) -> PathBuf {

@@ -153,6 +153,27 @@ async fn a_later_attempt_resumes_the_conversation_in_the_same_place_and_spool() 
 }
 
 #[tokio::test]
+async fn a_conversation_that_was_never_written_down_begins_again_with_the_prompt() {
+    let (controller, machine) = farm().await;
+    let first = start_order("forgets-abcdef", "say one");
+    controller.start_session(&first).await;
+    controller.ended(&first).await;
+    fs::write(machine.home.join("forgets"), "").expect("written");
+    let second =
+        StartSession { attempt: 2, resume: true, inputs: vec![message(2, "and two")], ..first.clone() };
+    controller.start_session(&second).await;
+    let ended = controller.ended(&second).await;
+    let end = ended.end.as_ref().expect("set");
+    assert_eq!((end.reason(), &*ended.result_text), (EndReason::TurnCompleted, "one\n\nand two"), "{end:?}");
+    let story = controller.story(&second);
+    assert_eq!(story.iter().filter(|kind| **kind == "turn").count(), 1, "{story:?}");
+    let argv = fs::read_to_string(machine.home.join("argv.log")).expect("there");
+    let begins: Vec<bool> = argv.lines().map(|line| line.contains("--session-id=")).collect();
+    assert_eq!(begins, [true, false, true]);
+    assert!(!controller.output(&second, &ended).await.is_empty());
+}
+
+#[tokio::test]
 async fn failures_end_with_their_reason() {
     let (controller, _machine) = farm().await;
     for (prompt, reason, says) in [
@@ -424,6 +445,50 @@ async fn a_release_keeps_the_work_and_forgets_the_session() {
     machine.start().await;
     let hello = controller.until("a second hello", |seen| seen.hellos.get(1).cloned()).await;
     assert!(hello.held.is_empty());
+}
+
+#[tokio::test]
+async fn the_transcript_stays_with_the_session_after_its_release() {
+    let (controller, machine) = farm().await;
+    let start = start_order("transcript-abcdef", "transcript x");
+    controller.start_session(&start).await;
+    controller.ended(&start).await;
+    let session = machine.state.join("sessions").join(&start.session_id);
+    let kept = session.join("transcripts").join(&start.session_id);
+    support::there(&kept.join("tool-results/t1.txt")).await;
+    let order = ReleaseWorkspace { session_id: start.session_id.clone(), ..ReleaseWorkspace::default() };
+    controller.order(connect_response::Body::Release(order)).await;
+    gone(&session.join("spool")).await;
+    fs::remove_dir_all(machine.home.join(".claude")).expect("claude cleans up");
+    assert_eq!(fs::read_to_string(kept.with_extension("jsonl")).expect("kept"), "{}\n");
+    assert_eq!(fs::read_to_string(kept.join("tool-results/t1.txt")).expect("kept"), "much");
+}
+
+/// The spool is not synced while a session works; what is lost of it was acknowledged by the controller, or by nobody.
+#[tokio::test]
+async fn output_that_a_power_cut_took_keeps_its_place_and_what_follows_gets_another() {
+    let (controller, mut machine) = farm().await;
+    let first = start_order("power-abcdef", "say one");
+    controller.start_session(&first).await;
+    let ended = controller.ended(&first).await;
+    let before = controller.output(&first, &ended).await;
+    machine.leave().await;
+    let spool = machine.state.join("sessions").join(&first.session_id).join("spool");
+    let file = fs::File::options().write(true).open(&spool).expect("there");
+    file.set_len(ended.spool_end_offset - 100).expect("cut off");
+    machine.start().await;
+    let until = Instant::now() + support::LONG;
+    while file.metadata().expect("there").len() < ended.spool_end_offset {
+        assert!(Instant::now() < until, "the spool is never brought up to the replica");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    let second =
+        StartSession { attempt: 2, resume: true, inputs: vec![message(2, "say two")], ..first.clone() };
+    controller.start_session(&second).await;
+    let ended = controller.ended(&second).await;
+    let output = controller.output(&second, &ended).await;
+    assert!(output.starts_with(&before) && output[before.len()..].contains("say two"));
+    assert!(output.lines().all(|line| line.starts_with('{') && line.ends_with('}')), "{output}");
 }
 
 #[tokio::test]

@@ -188,6 +188,23 @@ impl AttemptDir {
         }
     }
 
+    /// Whether claude was to go on with a conversation.
+    pub(crate) fn resumed(&self) -> bool {
+        self.read_launch().is_ok_and(|launch| launch.args.iter().any(|arg| arg.starts_with("--resume=")))
+    }
+
+    /// Takes back that a program ran here: the next shim starts one. Only for a run that told its end.
+    pub(crate) fn forget_run(&self) -> io::Result<()> {
+        // The end last: what was interrupted is done again then.
+        for path in [self.journal(), self.pid_file(), self.0.join("exit.json")] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// What is left of a shim that was killed, when none lives here any more.
     pub(crate) fn leftovers(&self) -> impl Iterator<Item = PathBuf> {
         let entries = fs::read_dir(&self.0).into_iter().flatten().flatten().map(|entry| entry.path());

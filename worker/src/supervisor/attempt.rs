@@ -22,7 +22,10 @@ use super::{
     phase::{Phase, Step, Trigger, Why},
 };
 use crate::{
-    agent::{AgentEvent, Located, claude::fold::Fold},
+    agent::{
+        AgentEvent, Located,
+        claude::fold::{Fold, is_no_conversation},
+    },
     config::Timing,
     shim::{files::Exit, protocol::ToShim},
 };
@@ -81,6 +84,9 @@ pub(super) struct Attempt {
     shim_killed: bool,
     /// It has not begun, and nothing of it is under way: it waits for its turn or for room on the disk.
     waits: bool,
+    /// What the first message begins with: the prompt, for a conversation that is begun again without it being among
+    /// the inputs.
+    opening: Option<String>,
 }
 
 impl Attempt {
@@ -117,7 +123,26 @@ impl Attempt {
             detail: String::new(),
             shim_killed: false,
             waits: false,
+            opening: None,
         }
+    }
+
+    /// claude has no conversation to go on with, so it is given the prompt again, with the first message.
+    pub(super) fn open_anew(&mut self) {
+        if self.start.inputs.iter().all(|input| input.seq > 1) {
+            self.opening = self.start.spec.as_ref().map(|spec| spec.prompt.clone());
+        }
+    }
+
+    /// Whether it ended only because there was nothing to resume, and nobody wanted it to end.
+    pub(super) fn is_to_begin_anew(&self) -> bool {
+        let unwanted = match self.phase {
+            Phase::Ending(why, _) => why != Why::Finish,
+            Phase::Ended => true,
+            // Found on disk, it is in none of its phases yet.
+            Phase::Preparing | Phase::Launching | Phase::Working => false,
+        };
+        !unwanted && self.end_early.is_none() && self.fold.found_no_conversation()
     }
 
     /// Highest input such that it and all before it in this attempt are applied or void.
@@ -264,6 +289,8 @@ impl Attempt {
                 self.taken.insert(uuid);
                 None
             }
+            // No turn: the session begins anew.
+            AgentEvent::TurnEnded(turn) if is_no_conversation(&turn) => None,
             AgentEvent::TurnEnded(turn) => {
                 self.has_result = true;
                 Some(self.emit(Body::TurnEnded(TurnEnded {

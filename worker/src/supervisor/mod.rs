@@ -14,6 +14,7 @@ mod outbox;
 mod phase;
 pub(crate) mod reaper;
 mod session;
+mod transcripts;
 
 use std::{
     collections::HashMap,

@@ -349,6 +349,9 @@ impl Session {
         self.read_output(end).await;
         let Some(run) = self.run.as_mut() else { return };
         run.link = None;
+        if exit.is_some() && run.attempt.is_to_begin_anew() && run.dir.resumed() {
+            return self.begin_anew().await;
+        }
         let written = journal::read(&run.dir.journal()).unwrap_or_default();
         let seqs: Vec<u64> = written.iter().map(|record| record.seq).collect();
         let said = stderr::tail(&run.dir.stderr_log(), STDERR_BYTES);

@@ -3,7 +3,7 @@
 //! Per session: Open, wait for the Position, then chunks. Sessions take turns chunk by chunk, so a flood of one delays
 //! the others by one chunk each. At most [`WINDOW`] bytes of a session are unacknowledged; the rest waits in its spool.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, fs::File, sync::Arc};
 
 use bytes::Bytes;
 use muster_proto::{
@@ -14,6 +14,7 @@ use muster_proto::{
         push_output_response,
     },
 };
+use nix::fcntl::{FallocateFlags, fallocate};
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -150,7 +151,10 @@ fn on_response(flows: &mut BTreeMap<SessionId, Flow>, response: PushOutputRespon
     };
     let Some(flow) = session.parse::<SessionId>().ok().and_then(|id| flows.get_mut(&id)) else { return };
     match response.body {
-        Some(Body::Position(at)) => flow.position = Some(Position { next: at.offset, acked: at.offset }),
+        Some(Body::Position(at)) => {
+            flow.skip_to(at.offset);
+            flow.position = Some(Position { next: at.offset, acked: at.offset });
+        }
         Some(Body::Ack(ack)) => {
             if let Some(position) = flow.position.as_mut() {
                 position.acked = position.acked.max(ack.offset);
@@ -166,6 +170,38 @@ impl Flow {
         let view = entry.view();
         let reader = Reader::new(&view.spool, view.base_offset);
         Self { entry, reader, opened_attempt: 0, position: None, unknown: false }
+    }
+
+    /// A power cut took bytes that the replica has: what comes next must not get their offsets. The bytes themselves are
+    /// only in the replica from now on; here is a hole in their place.
+    fn skip_to(&self, offset: u64) {
+        let view = self.entry.view();
+        if view.end_offset >= offset || offset < view.base_offset {
+            return;
+        }
+        let session = self.entry.session;
+        if view.running {
+            tracing::error!(session.id = %session, "the replica is ahead of a session that runs; output may be lost");
+            return;
+        }
+        // Never shortens the file, whatever somebody else appends meanwhile.
+        let last = nix::libc::off_t::try_from(offset - view.base_offset - 1).unwrap_or_default();
+        let extended = File::options()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&view.spool)
+            .and_then(|file| Ok(fallocate(file, FallocateFlags::empty(), last, 1)?));
+        match extended {
+            Ok(()) => {
+                let missing = offset - view.end_offset;
+                tracing::warn!(session.id = %session, missing, "the last output is with the controller alone");
+                self.entry.update(|view| view.end_offset = view.end_offset.max(offset));
+            }
+            Err(error) => {
+                tracing::error!(session.id = %session, error = %error, "the spool cannot be brought up to the replica");
+            }
+        }
     }
 
     /// The next message for this session, if it has one to send now.

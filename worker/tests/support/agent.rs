@@ -9,6 +9,7 @@
 //! noise N         N bytes of lines before the result
 //! write FILE      makes FILE, says its name
 //! hide            starts a tool that has nothing of ours about it, waits for ever
+//! transcript      writes its conversation down, and a result of a tool
 //! litter          leaves a socket and a file in its temporary folder, says the folder
 //! ```
 
@@ -38,6 +39,14 @@ fn main() {
     let option = |name: &str| args.iter().find_map(|arg| arg.strip_prefix(name)?.strip_prefix('='));
     let session = option("--session-id").or_else(|| option("--resume")).expect("a session id").to_owned();
     let mode = option("--permission-mode").unwrap_or("bypassPermissions");
+    // As one that was killed before it wrote its conversation down.
+    if option("--resume").is_some() && Path::new(&home).join("forgets").exists() {
+        let text = format!("No conversation found with session ID: {session}");
+        let agent = Agent { session, turns: 0, last_error: true };
+        agent.emit(json!({"type": "result", "subtype": "error_during_execution", "is_error": true,
+            "num_turns": 0, "errors": [text], "usage": {"input_tokens": 0, "output_tokens": 0}}));
+        process::exit(1);
+    }
     let mut agent = Agent { session, turns: 0, last_error: false };
     while let Some(line) = read() {
         match line["type"].as_str() {
@@ -180,6 +189,15 @@ impl Agent {
                 self.say(rest);
             }
             "hide" => hide(),
+            "transcript" => {
+                let home = env::var("HOME").expect("a HOME");
+                let project = Path::new(&home).join(".claude/projects/-some-directory");
+                let results = project.join(&self.session).join("tool-results");
+                fs::create_dir_all(&results).expect("created");
+                fs::write(results.join("t1.txt"), "much").expect("written");
+                fs::write(project.join(format!("{}.jsonl", self.session)), "{}\n").expect("written");
+                self.say(rest);
+            }
             "litter" => {
                 let folder = env::var("CLAUDE_CODE_TMPDIR").expect("a folder of its own");
                 let sockets = Path::new(&folder).join("cc-socks");

@@ -48,6 +48,11 @@ pub struct Fold {
     last_result: Option<TurnResult>,
 }
 
+/// What claude says about a `--resume` of nothing, right after its start and before it takes a message.
+pub fn is_no_conversation(result: &TurnResult) -> bool {
+    result.is_error && result.text.contains("No conversation found with session ID")
+}
+
 impl Fold {
     /// For a process whose first byte has this offset in the session's output. `earlier`: [`Self::raw_usage`] of the
     /// process before it in the same conversation.
@@ -107,6 +112,12 @@ impl Fold {
     #[must_use]
     pub const fn has_begun(&self) -> bool {
         self.began
+    }
+
+    /// Whether it was to go on with a conversation it knows nothing of: it never wrote one down.
+    #[must_use]
+    pub fn found_no_conversation(&self) -> bool {
+        self.last_result.as_ref().is_some_and(is_no_conversation)
     }
 
     /// Sums so far.

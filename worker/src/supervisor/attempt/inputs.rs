@@ -30,6 +30,7 @@ impl Attempt {
                     let uuid = protocol::message_uuid(&self.session, *seq).to_string();
                     let taken = self.taken.contains(&uuid);
                     self.message = Some((uuid, taken));
+                    self.opening = None;
                 }
                 Some(input::Body::Answer(answer)) => effects.extend(self.cleared(&answer.attention_id)),
                 Some(input::Body::Interrupt(_)) | None => {}
@@ -111,6 +112,8 @@ impl Attempt {
         self.message = Some((uuid, false));
         self.idle_since = None;
         self.has_result = false;
+        let opened = self.opening.as_ref().map(|prompt| format!("{prompt}\n\n{text}"));
+        let text = opened.as_deref().unwrap_or(text);
         self.give(seq, input, Sent::Message, protocol::message(&self.session, seq, text))
     }
 
@@ -151,6 +154,9 @@ impl Attempt {
         if self.phase == Phase::Ended || self.sent.contains_key(&seq) {
             return Vec::new();
         }
+        if self.start.inputs.iter().all(|known| known.seq != seq) {
+            self.start.inputs.push(input.clone());
+        }
         self.pending.entry(seq).or_insert(input);
         self.settle(now)
     }
@@ -158,8 +164,10 @@ impl Attempt {
     /// The shim has it in claude's stdin.
     pub(in crate::supervisor) fn on_input_written(&mut self, seq: u64, now: Instant) -> Vec<Effect> {
         let mut effects = Vec::new();
-        if let Some((_, Sent::Answer(id))) = self.sent.remove(&seq) {
-            effects.extend(self.cleared(&id));
+        match self.sent.remove(&seq) {
+            Some((_, Sent::Answer(id))) => effects.extend(self.cleared(&id)),
+            Some((_, Sent::Message)) => self.opening = None,
+            Some((_, Sent::Interrupt)) | None => {}
         }
         self.last_event = now;
         effects.push(self.applied(seq, None));

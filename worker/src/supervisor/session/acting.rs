@@ -11,7 +11,7 @@ use muster_runtime::task;
 use tracing::info_span;
 
 use super::{Attempt, Draft, Effect, Held, Op, Session, launching};
-use crate::{local_state, room, shim::protocol::ToShim};
+use crate::{local_state, room, shim::protocol::ToShim, supervisor::transcripts};
 
 /// Activity is told at most this often.
 const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
@@ -70,6 +70,7 @@ impl Session {
                 if let Some(run) = self.run.take() {
                     self.record.note_usage(run.attempt.fold.raw_usage());
                     self.remove_temporary(run.attempt.start.attempt);
+                    self.keep_transcript();
                 }
                 let end = self.spool_end();
                 let began = !std::mem::take(&mut self.held).start;
@@ -147,6 +148,18 @@ impl Session {
         task::spawn_blocking("remove temporary", move || {
             if let Err(error) = local_state::remove_attempt_temporary(&path) {
                 tracing::warn!(path = %path.display(), error = %error, "temporary files of a session stay");
+            }
+        })
+        .detach();
+    }
+
+    /// In the background. A disk that takes none has claude's own copy still, and the next attempt tries again.
+    fn keep_transcript(&self) {
+        let (config, session) = (self.context.config.claude.clone(), self.id.to_string());
+        let to = self.dir.transcripts();
+        task::spawn_blocking("keep transcript", move || {
+            if let Err(error) = transcripts::keep(&config, &session, &to) {
+                tracing::warn!(session.id = session, error = %error, "the transcript is not kept with the session");
             }
         })
         .detach();

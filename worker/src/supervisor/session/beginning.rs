@@ -3,6 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use muster_proto::v1::{AttemptEnded, EndReason, StartSession, session_event::Body};
+use muster_runtime::task;
 use tracing::info_span;
 
 use super::{Attempt, Draft, Effect, Op, Reader, Record, Run, Session, Slot, ending, locate};
@@ -52,7 +53,7 @@ impl Session {
         let left = start.deadline.as_ref().map(muster_proto::time::to_system);
         let left = left.map(|at| at.duration_since(SystemTime::now()).unwrap_or_default());
         let deadline = left.and_then(|left| now.checked_add(left));
-        let attempt = Attempt::new(
+        let mut attempt = Attempt::new(
             start,
             *self.id.as_uuid(),
             output_start,
@@ -61,6 +62,9 @@ impl Session {
             now,
             deadline,
         );
+        if !self.record.began {
+            attempt.open_anew();
+        }
         let last_input = attempt.last_input();
         self.run = Some(Run {
             attempt,
@@ -78,6 +82,22 @@ impl Session {
             view.released = false;
             view.last_input = last_input;
         });
+    }
+
+    /// claude knows nothing of the conversation (it was killed before it wrote any of it down): the same attempt runs
+    /// once more, as a first one. Killed on the way, it comes here again or finds an attempt that never began.
+    pub(super) async fn begin_anew(&mut self) {
+        tracing::warn!(session.id = %self.id, "claude has no conversation to resume; it is given the prompt again");
+        self.record.began = false;
+        self.write_record().await;
+        let Some(mut run) = self.run.take() else { return };
+        let dir = run.dir.clone();
+        let forgot = task::spawn_blocking("forget a run", move || dir.forget_run());
+        if let Ok(Err(error)) = forgot.await {
+            tracing::error!(session.id = %self.id, error = %error, "a run cannot be forgotten");
+        }
+        self.enter(run.attempt.start, self.spool_end(), run.slot.take(), Instant::now());
+        Box::pin(self.perform(vec![Effect::Begin])).await;
     }
 
     /// Goes on with an attempt found on disk.
