@@ -10,7 +10,7 @@ use std::{
 #[derive(Debug)]
 pub struct StateDir {
     path: PathBuf,
-    _lock: File,
+    lock: File,
 }
 
 /// Why the folder cannot be used.
@@ -68,12 +68,20 @@ impl StateDir {
             }
             written => written.map_err(write)?,
         }
-        Ok(Self { path: path.to_owned(), _lock: lock })
+        Ok(Self { path: path.to_owned(), lock })
     }
 
     /// A folder or file within.
     #[must_use]
     pub fn join(&self, name: &str) -> PathBuf {
         self.path.join(name)
+    }
+}
+
+impl Drop for StateDir {
+    fn drop(&mut self) {
+        // Closing would do, but for a child that another part of the process is starting just now: until it
+        // has become another program it has the file open too. One that cannot be freed goes with the process.
+        let _ = self.lock.unlock();
     }
 }
