@@ -7,7 +7,7 @@ KILLS ?= 30
 BYTES ?= 1GB
 TREES ?= 10
 
-.PHONY: help demo run test check fmt clippy deny doc bench chaos build setup clean
+.PHONY: help demo run test conformance check fmt clippy deny doc bench chaos build setup clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -33,7 +33,10 @@ test: setup ## what CI runs: format, lints, every test
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 
-check: test deny doc ## test, and licences, advisories, documentation
+conformance: ## the official MCP conformance suite, both requirement sets, against the gateway's HTTP
+	@mcp-gateway/conformance/run.sh
+
+check: test conformance deny doc ## test, and licences, advisories, documentation
 
 fmt:
 	$(CARGO) fmt --all

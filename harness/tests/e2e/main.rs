@@ -10,6 +10,7 @@ mod api_errors;
 mod bad_input;
 mod chaos;
 mod command_line;
+mod demo;
 mod farm;
 mod orchestrator;
 mod output;

@@ -132,7 +132,7 @@ async fn play(fleet: &TestFleet, offline: bool, narrator: &mut Narrator) -> anyh
     let gateway = fleet.gateway().await?;
     let tools = gateway.tools().await?;
     narrator.say(&format!("MCP client connected over stdio: {} tools", tools.len()));
-    narrator.expect(tools.len() == 9, "the gateway should have nine tools");
+    narrator.expect(tools.len() == 11, "the gateway should have eleven tools");
 
     let mut follows = Vec::new();
     for story in story::stories() {
@@ -166,7 +166,9 @@ async fn answer_until_ended(
         if open.is_empty() {
             return Ok(());
         }
-        let waited = gateway.ok("wait_for_completion", json!({ "sessionIds": open, "mode": "any" })).await?;
+        let waited = gateway
+            .ok("wait_for_completion", json!({ "sessionIds": open, "mode": "any", "timeoutSeconds": 600 }))
+            .await?;
         for session in waited["ready"].as_array().into_iter().flatten() {
             let name = text(session, "sessionId");
             let attention = &session["attention"];
@@ -203,7 +205,8 @@ async fn send_follow_up(
     let session = follow.session.as_str();
     gateway.ok("send_input", json!({ "sessionId": session, "text": story::follow_up(offline) })).await?;
     narrator.say(&format!("send_input         {session}: the next message, claude is resumed"));
-    let waited = gateway.ok("wait_for_completion", json!({ "sessionId": session })).await?;
+    let waited =
+        gateway.ok("wait_for_completion", json!({ "sessionId": session, "timeoutSeconds": 600 })).await?;
     let status = text(&waited["ready"][0], "status");
     narrator.expect(status == "completed", &format!("{session} should be completed again, and is {status}"));
     let output = json!({ "sessionId": session, "format": "result" });
