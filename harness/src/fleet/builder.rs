@@ -168,7 +168,7 @@ impl FleetBuilder {
             (None, Some(guard)) => guard.path().to_owned(),
             (None, None) => bail!("no folder"),
         };
-        for name in ["home", "logs", "ports", "witness"] {
+        for name in ["home", "logs", "ports", "tmp", "witness"] {
             fs::create_dir_all(folder.join(name))
                 .with_context(|| format!("making {name} in {}", folder.display()))?;
         }
@@ -263,7 +263,9 @@ impl TestFleet {
 
     /// What the claudes of a worker get beside what the worker gives all of them.
     fn claude_environment(&self, spec: &WorkerSpec) -> Vec<(String, String)> {
-        let mut variables = vec![(TEST_ID, self.id.clone())];
+        // claude takes the system's temporary folder where the path of its own is too long for it.
+        let temporary = self.folder.join("tmp").display().to_string();
+        let mut variables = vec![(TEST_ID, self.id.clone()), ("TMPDIR", temporary)];
         if let Some(api) = &self.api {
             variables.push(("ANTHROPIC_BASE_URL", api.url()));
             variables.push(("ANTHROPIC_API_KEY", "sk-offline".to_owned()));
