@@ -7,7 +7,7 @@ KILLS ?= 30
 BYTES ?= 1GB
 TREES ?= 10
 
-.PHONY: help demo run test conformance check fmt clippy deny doc bench chaos build setup clean
+.PHONY: help demo run test conformance check fmt clippy deny bench chaos build setup clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -27,16 +27,17 @@ demo: ## a whole farm on this machine: three real claude sessions side by side (
 run: ## `muster up` in this repository
 	$(CARGO) run --locked --bin muster -- up
 
-test: setup ## what CI runs: format, lints, every test
+test: setup ## what CI runs: format, lints, documentation, every test
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
 conformance: ## the official MCP conformance suite, both requirement sets, against the gateway's HTTP
 	@mcp-gateway/conformance/run.sh
 
-check: test conformance deny doc ## test, and licences, advisories, documentation
+check: test conformance deny ## test, and licences, advisories, the protocol's own suite
 
 fmt:
 	$(CARGO) fmt --all
@@ -44,9 +45,6 @@ fmt:
 deny: ## licences and bans of the dependency graph
 	@test -x .tools/cargo/bin/cargo-deny || $(CARGO) install --locked --root .tools/cargo cargo-deny@0.20.2
 	PATH="$(CURDIR)/.tools/cargo/bin:$$PATH" $(CARGO) deny check bans licenses sources
-
-doc:
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
 
 bench: ## figures with their baselines in the same run
 	$(CARGO) build --workspace --bins --release --locked

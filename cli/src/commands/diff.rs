@@ -29,7 +29,7 @@ pub struct Options {
     /// A line for each file
     #[arg(long, group = "format")]
     stat: bool,
-    /// The whole difference, as `git apply` takes it [default]
+    /// The whole difference, as `git apply` takes it; the default
     #[arg(long, group = "format")]
     patch: bool,
     /// A line for each commit

@@ -1,6 +1,6 @@
 //! The controller's copy of what sessions printed: one append-only file per session, addressed by offset.
 //!
-//! Owns `<state>/output/`. Workers append through [`Replicas::append`], readers read files and never memory.
+//! Owns `<state>/output/`. Workers append through [`Replica::append`], readers read files and never memory.
 //! Invariant: the file of a session is a prefix of its spool; a chunk that would leave a gap is refused, one
 //! already held is skipped.
 

@@ -1,10 +1,10 @@
 //! Which session runs where. Pure: the same queue, fleet and time give the same plan, and nothing here waits
 //! or writes.
 //!
-//! [`order`] says whose turn it is: priority with what waiting adds, then the smallest share by weight, then
+//! `order` says whose turn it is: priority with what waiting adds, then the smallest share by weight, then
 //! first come. A session that cannot be placed now holds up nobody behind it. [`filter`] says which workers
 //! can take it; among those the one with the fewest recent failures, then the greatest free share, then the
-//! smaller name gets it. [`why`] tells all of that of a session that was left out. Called by the engine, which
+//! smaller name gets it. `why` tells all of that of a session that was left out. Called by the engine, which
 //! makes the plan durable.
 
 pub mod filter;
