@@ -5,8 +5,8 @@ use std::{env, fs, path::PathBuf};
 use prost::Message as _;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let protos =
-        ["common", "session", "worker", "admin", "identity"].map(|name| format!("muster/v1/{name}.proto"));
+    let protos = ["common", "project", "session", "worker", "admin", "identity", "audit", "task"]
+        .map(|name| format!("muster/v1/{name}.proto"));
     for proto in &protos {
         println!("cargo:rerun-if-changed={proto}");
     }

@@ -52,6 +52,7 @@ impl Error {
                 | ErrorCode::StoreUnavailable
                 | ErrorCode::ControllerUnavailable
                 | ErrorCode::WorkerUnreachable
+                | ErrorCode::DuplicateWorker
         )
     }
 
@@ -106,7 +107,8 @@ const fn grpc_code(code: ErrorCode) -> Code {
         ErrorCode::SessionNotFound
         | ErrorCode::ProjectNotFound
         | ErrorCode::WorkerNotFound
-        | ErrorCode::TokenNotFound => Code::NotFound,
+        | ErrorCode::TokenNotFound
+        | ErrorCode::TaskNotFound => Code::NotFound,
         ErrorCode::Unauthenticated => Code::Unauthenticated,
         ErrorCode::RequestIdConflict => Code::AlreadyExists,
         ErrorCode::AttentionPending
@@ -116,12 +118,15 @@ const fn grpc_code(code: ErrorCode) -> Code {
         | ErrorCode::NoChangesKept
         | ErrorCode::NoRemoteAddress
         | ErrorCode::GitFailed
+        | ErrorCode::DuplicateWorker
+        | ErrorCode::TaskEnded
         | ErrorCode::VersionMismatch => Code::FailedPrecondition,
         ErrorCode::InvalidCursor => Code::OutOfRange,
-        ErrorCode::TrustNotAllowed | ErrorCode::PushNotAllowed | ErrorCode::PermissionDenied => {
-            Code::PermissionDenied
-        }
-        ErrorCode::LimitReached => Code::ResourceExhausted,
+        ErrorCode::TrustNotAllowed
+        | ErrorCode::PushNotAllowed
+        | ErrorCode::PolicyRefused
+        | ErrorCode::PermissionDenied => Code::PermissionDenied,
+        ErrorCode::LimitReached | ErrorCode::TreeLimit => Code::ResourceExhausted,
         ErrorCode::StoreUnavailable | ErrorCode::ControllerUnavailable | ErrorCode::WorkerUnreachable => {
             Code::Unavailable
         }
@@ -146,7 +151,7 @@ mod tests {
 
     #[test]
     fn every_code_survives_the_wire_with_field_and_hint() {
-        for number in 1..=20 {
+        for number in 1..=30 {
             let code = ErrorCode::try_from(number).expect("codes are dense");
             let error = Error { field: "prompt".into(), ..Error::new(code, "it is empty") }.hint("give one");
             let status = Status::from(error.clone());

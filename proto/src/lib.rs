@@ -18,7 +18,9 @@ pub mod v1 {
 }
 
 /// Protocol versions this build speaks on the worker link.
-pub const PROTOCOL: v1::ProtocolRange = v1::ProtocolRange { min: 1, max: 1 };
+///
+/// 1: the first. 2: leases (`HeartbeatAck`), fenced attempts and declared projects; a worker of version 1 is given none of them.
+pub const PROTOCOL: v1::ProtocolRange = v1::ProtocolRange { min: 1, max: 2 };
 
 /// Metadata keys of [`v1::worker_service_server::WorkerService::push_output`].
 pub mod metadata {
@@ -29,6 +31,8 @@ pub mod metadata {
     /// Who a caller on the same machine says it is, for shares and caps: up to 64 characters of `[a-zA-Z0-9._@-]`. Counts
     /// only where callers are not told apart by certificate or token.
     pub const CALLER: &str = "muster-caller";
+    /// Binary: an encoded [`crate::v1::Principal`] a gateway speaks for.
+    pub const ON_BEHALF_OF: &str = "muster-on-behalf-of-bin";
     /// Binary trailer of a failed call: an encoded [`crate::v1::ErrorDetail`].
     pub const ERROR: &str = "muster-error-bin";
 }

@@ -112,6 +112,7 @@ async fn create(options: Create) -> Result<Exit, Failure> {
         role: options.role.role().into(),
         projects: options.project,
         ttl_seconds: options.ttl.seconds(),
+        ..CreateAccessRequest::default()
     };
     let result = client.identity.create_access(Client::call(request)).await;
     let created = client.result(result)?;

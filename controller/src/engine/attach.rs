@@ -90,7 +90,7 @@ impl Engine {
                 warn!(worker.id = %worker, session.id = held.session_id, attempt = held.attempt,
                     "the worker runs what nobody wants; it is stopped");
                 let session_id = held.session_id.clone();
-                commands.push(Body::Stop(StopAttempt { session_id, attempt: held.attempt }));
+                commands.push(Body::Stop(StopAttempt { session_id, attempt: held.attempt, fenced: false }));
             }
             None => {}
         }

@@ -113,6 +113,7 @@ pub(super) fn start(session: &Session) -> Vec<Body> {
         output_base_offset: 0,
         traceparent,
         deadline: state.deadline,
+        ..StartSession::default()
     });
     let rest = pending.map(|input| apply_input(session, input));
     std::iter::once(first).chain(rest).collect()

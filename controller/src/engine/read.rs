@@ -183,6 +183,7 @@ impl<'a> Viewer<'a> {
             held_by: why.hold.map_or_else(String::new, |hold| hold.name().to_owned()),
             effective_priority: scheduler::level(request.priority, request.since, now),
             waiting_since: session.state.changed_at.or(session.fixed.created_at),
+            earliest_start_at: None,
         })
     }
 

@@ -52,5 +52,9 @@ pub(super) fn end(session: &Session, reported: Option<&End>) -> End {
 
 /// The command that ends the attempt of `session`.
 pub(super) fn command(session: &Session) -> Body {
-    Body::Stop(StopAttempt { session_id: session.id.to_string(), attempt: session.state.attempt })
+    Body::Stop(StopAttempt {
+        session_id: session.id.to_string(),
+        attempt: session.state.attempt,
+        fenced: false,
+    })
 }

@@ -271,6 +271,7 @@ impl Registry {
             heartbeat: worker.heartbeat,
             claude_version: worker.claude_version.clone(),
             maintenance: None,
+            ..v1::Worker::default()
         })
     }
 }

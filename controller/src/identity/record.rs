@@ -45,6 +45,7 @@ impl Access {
             created_at: self.created_at,
             expires_at: self.expires_at,
             revoked: self.revoked,
+            ..v1::Access::default()
         }
     }
 }

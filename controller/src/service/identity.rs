@@ -101,7 +101,15 @@ impl IdentityService for Identity {
             role: principal.role.into(),
             projects: principal.projects,
             expires_at,
+            ..WhoAmIResponse::default()
         }))
+    }
+
+    async fn check_access(
+        &self,
+        _request: Request<muster_proto::v1::CheckAccessRequest>,
+    ) -> Result<Response<muster_proto::v1::CheckAccessResponse>, Status> {
+        Err(Status::unimplemented("not built yet"))
     }
 
     async fn create_join_token(

@@ -46,6 +46,7 @@ impl Workers {
                 controller_version: env!("CARGO_PKG_VERSION").to_owned(),
                 heartbeat_interval_ms: millis(self.context.heartbeat_interval),
                 unreachable_after_ms: millis(self.context.unreachable_after),
+                lease_ms: 0,
             })),
         }
     }

@@ -72,5 +72,6 @@ pub fn view(session: &Session, moment: Moment) -> v1::Session {
         blocked: session.blocked.to_string(),
         interruptions: state.interruptions,
         caller: session.caller().to_owned(),
+        ..v1::Session::default()
     }
 }

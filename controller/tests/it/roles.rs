@@ -77,7 +77,13 @@ fn identity(farm: &Farm) -> IdentityServiceClient<Channel> {
 
 async fn access(farm: &Farm, name: &str, role: Role, projects: &[&str]) -> (String, Access) {
     let projects = projects.iter().map(|project| (*project).to_owned()).collect();
-    let request = CreateAccessRequest { name: name.into(), role: role.into(), projects, ttl_seconds: 0 };
+    let request = CreateAccessRequest {
+        name: name.into(),
+        role: role.into(),
+        projects,
+        ttl_seconds: 0,
+        ..CreateAccessRequest::default()
+    };
     let made = answer(identity(farm).create_access(request).await).expect("made");
     (made.token, made.info.expect("what it is"))
 }

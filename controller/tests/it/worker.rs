@@ -48,6 +48,7 @@ pub fn hello(name: &str, slots: u32) -> Hello {
         held: Vec::new(),
         claude_version: "2.1.0".into(),
         boot_id: String::new(),
+        ..Hello::default()
     }
 }
 

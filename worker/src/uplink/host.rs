@@ -13,6 +13,7 @@ pub(super) fn heartbeat(running: u32, state_dir: &Path) -> Heartbeat {
         memory_available_bytes: memory_available().unwrap_or_default(),
         disk_available_bytes: room::available(state_dir).unwrap_or_default(),
         load_percent: load_percent().unwrap_or_default(),
+        seq: 0,
     }
 }
 

@@ -237,7 +237,7 @@ impl Controller {
 
     pub async fn stop(&self, start: &StartSession) {
         let (session_id, attempt) = (start.session_id.clone(), start.attempt);
-        self.order(connect_response::Body::Stop(StopAttempt { session_id, attempt })).await;
+        self.order(connect_response::Body::Stop(StopAttempt { session_id, attempt, fenced: false })).await;
     }
 
     pub async fn event<T>(
