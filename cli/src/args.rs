@@ -124,34 +124,6 @@ pub enum LogFormat {
     Json,
 }
 
-/// A length of time as people write it: `90s`, `30m`, `8h`, `2d`; a bare number is seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(u32);
-
-impl Span {
-    /// In whole seconds.
-    pub const fn seconds(self) -> u32 {
-        self.0
-    }
-}
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "" | "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            _ => 0,
-        };
-        let seconds = digits.parse::<u32>().ok().filter(|_| unit > 0).and_then(|n| n.checked_mul(unit));
-        seconds.map(Self).ok_or_else(|| format!("{text:?} is not a time like 90s, 30m, 8h or 2d"))
-    }
-}
-
 /// `key=value`. The key is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]
@@ -264,16 +236,6 @@ mod tests {
         let refused = "0.0.0.0:7420".parse::<Listen>().expect_err("refused");
         assert!(refused.contains("loopback"), "{refused}");
         assert!("nonsense".parse::<Listen>().is_err());
-    }
-
-    #[test]
-    fn spans_have_a_unit_and_a_limit() {
-        for (text, seconds) in [("0s", 0), ("90", 90), ("30m", 1800), ("8h", 28_800), ("366d", 31_622_400)] {
-            assert_eq!(text.parse::<Span>().expect(text).seconds(), seconds);
-        }
-        for bad in ["", "h", "1.5h", "-1s", "1w", "99999d", "5 m"] {
-            assert!(bad.parse::<Span>().is_err(), "{bad}");
-        }
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod output;
 mod roles;
 mod session_table;
 mod show;
+mod span;
 mod watch;
 
 use std::{path::Path, process::ExitCode};

@@ -8,11 +8,12 @@ use tonic::Request;
 
 use super::workers;
 use crate::{
-    args::{Remote, Span},
+    args::Remote,
     client::Client,
     failure::{Exit, Failure},
     json,
     output::Output,
+    span::Span,
 };
 
 /// How much longer than the wait it asks for a call may take.

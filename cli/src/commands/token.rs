@@ -9,11 +9,12 @@ use muster_proto::v1::{
 use serde_json::{Value, json};
 
 use crate::{
-    args::{Remote, Span},
+    args::Remote,
     client::Client,
     failure::{Exit, Failure},
     output::{Cell, Output, Table, Tone},
     show,
+    span::Span,
 };
 
 /// Arguments of `token`.
