@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::{
     commands::{self, completion, maintain},
     roles::{controller, mcp, up, worker},
+    trust::Credentials,
 };
 
 const EXIT_CODES: &str = "\
@@ -70,7 +71,10 @@ pub struct WorkerCommand {
 pub struct Remote {
     /// Address of the controller [default: the running `muster up`, else http://127.0.0.1:7420]
     #[arg(long, env = "MUSTER_CONTROLLER", value_name = "URL", hide_env_values = true)]
+    #[arg(help_heading = "Controller")]
     pub controller: Option<String>,
+    #[command(flatten)]
+    pub credentials: Credentials,
     /// Print the result as JSON (see docs/cli.md for its shape)
     #[arg(long)]
     pub json: bool,

@@ -19,6 +19,7 @@ mod roles;
 mod session_table;
 mod show;
 mod span;
+mod trust;
 mod watch;
 
 use std::{path::Path, process::ExitCode};

@@ -43,6 +43,7 @@ use crate::{
     failure::{Exit, Failure},
     live,
     output::Output,
+    trust::Credentials,
 };
 
 /// How many ports after a taken one are tried.
@@ -315,7 +316,7 @@ impl Farm {
         log: Option<&Path>,
     ) -> Result<Exit, Failure> {
         let found = Found { uri: self.address.controller.clone(), by: FoundBy::Named };
-        let client = Client::to(found)?;
+        let client = Client::to(found, &Credentials::default())?;
         let claude_version = joined(client.clone(), plan, shutdown).await;
         if let Err(error) = self.address.write(&plan.root) {
             tracing::warn!(error = %error, "the address file cannot be written; verbs need --controller");

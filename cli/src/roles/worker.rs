@@ -114,6 +114,10 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
     let options = resolve(flags)?;
     let slots = check_slots(options.slots)?;
     let controller = address::find_controller(options.controller.as_deref())?.uri;
+    if controller.starts_with("https://") {
+        return Err(Failure::usage(format!("a worker gets to {controller} by joining, not by an address"))
+            .hint("`muster token create` at the controller prints what `muster worker join` takes here"));
+    }
     let name = options.name.unwrap_or_else(|| WorkerId::from_host_name(&host_name()));
     let projects = Projects {
         named: options.project,

@@ -28,7 +28,7 @@ const COMMANDS: [&str; 21] = [
     "completion",
 ];
 /// Verbs that talk to a controller, with arguments they take.
-const CALLS: [&[&str]; 21] = [
+const CALLS: [&[&str]; 23] = [
     &["ps"],
     &["status", "abcd"],
     &["logs", "abcd"],
@@ -46,7 +46,9 @@ const CALLS: [&[&str]; 21] = [
     &["worker", "cordon", "w1"],
     &["worker", "drain", "w1"],
     &["worker", "uncordon", "w1"],
-    &["token", "create", "ada", "--role", "operator"],
+    &["worker", "revoke", "w1"],
+    &["token", "create"],
+    &["token", "create", "--name", "ada", "--role", "operator"],
     &["token", "ls"],
     &["token", "revoke", "t-1"],
     &["whoami"],
@@ -83,7 +85,14 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["ps", "--status", "busy"], "needs_attention"),
         (&["ps", "--label", "team"], "key=value"),
         (&["ps", "--controller", "nonsense"], "http://127.0.0.1:7420"),
-        (&["ps", "--controller", "https://127.0.0.1:7420"], "http://"),
+        (&["ps", "--controller", "https://127.0.0.1:7420"], "--controller-root"),
+        (&["ps", "--controller", "https://127.0.0.1:7420", "--controller-root", "/none"], "/none"),
+        (&["ps", "--controller", "ftp://127.0.0.1:7420"], "http://"),
+        (&["token", "create", "--role", "viewer"], "--name"),
+        (&["token", "create", "--project", "web"], "--role"),
+        (&["token", "create", "--role", "viewer", "--name", "ada", "--uses", "2"], "cannot be used with"),
+        (&["token", "create", "--ttl", "0s"], "never holds"),
+        (&["worker", "--controller", "https://127.0.0.1:7420"], "worker join"),
         (&["status"], "<SESSION>"),
         (&["answer", "abcd", "--allow", "--deny"], "cannot be used with"),
         (&["send", "abcd"], "<TEXT>"),
