@@ -58,12 +58,22 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct WorkerCommand {
-    /// What to do to a worker that runs.
+    /// What to do as one, or to one that runs.
     #[command(subcommand)]
-    pub action: Option<maintain::Action>,
+    pub action: Option<WorkerAction>,
     /// As the role.
     #[command(flatten)]
     pub role: worker::Options,
+}
+
+/// What is done as a worker but running, and what is done to one.
+#[derive(Debug, Subcommand)]
+pub enum WorkerAction {
+    /// Make this machine a worker of a farm on another one, and run it
+    Join(Box<worker::Join>),
+    /// From anywhere.
+    #[command(flatten)]
+    Maintain(maintain::Action),
 }
 
 /// What every verb that talks to a controller takes.

@@ -2,7 +2,7 @@
 
 use serde_json::json;
 
-use crate::process::{Role, Run, User, finish};
+use crate::process::{CLAUDE, Role, Run, User, eventually, finish};
 
 /// A controller with an address for other machines.
 struct Remote {
@@ -143,4 +143,68 @@ fn a_controller_of_one_machine_says_how_to_let_others_join() {
         run.stderr
     );
     assert_eq!(role.leave(), 0);
+}
+
+#[test]
+fn a_machine_joins_with_one_line_and_is_that_worker_from_then_on_until_it_is_revoked() {
+    let farm = Remote::start();
+    let token = farm.run(&["token", "create", "--label", "zone=b"]).stdout;
+    // Another user, another home: all it knows is the line.
+    let machine = User::new();
+    machine.install("claude", CLAUDE);
+    let joined =
+        machine.run(&["worker", "join", token.trim(), "--name", "build-07", "--enrol-only", "--json"]);
+    assert_eq!(joined.code, 0, "{joined:?}");
+    let joined = joined.json();
+    assert_eq!(joined["worker"], "build-07", "{joined}");
+    assert!(machine.path("state/muster/joined").is_dir(), "{joined}");
+    let again = machine.run(&["worker", "join", token.trim(), "--name", "build-07", "--enrol-only"]);
+    assert_eq!(again.code, 0, "a lost answer costs no token: {again:?}");
+
+    let project = format!("web={}", machine.path("work").display());
+    let worker = machine.start(&["worker", "--project", &project]);
+    let row = eventually("the worker joins", || {
+        Some(farm.run(&["workers", "--json"]))
+            .filter(|run| run.stdout.contains("connected"))
+            .map(|run| run.json())
+    });
+    assert_eq!((&row[0]["worker"], &row[0]["labels"]["zone"]), (&json!("build-07"), &json!("b")), "{row}");
+    let handle = farm.run(&["spawn", "nothing"]).stdout.trim().to_owned();
+    assert_eq!(farm.run(&["wait", &handle, "--timeout", "50"]).code, 4, "it ran there, and badly");
+
+    let revoked = farm.run(&["worker", "revoke", "build-07"]);
+    assert_eq!(revoked.code, 0, "{revoked:?}");
+    eventually("it is cut off", || {
+        (farm.run(&["workers", "--json"]).json()[0]["health"] == "unreachable").then_some(())
+    });
+    assert_eq!(worker.leave(), 0);
+    assert_eq!(farm.role.leave(), 0);
+}
+
+#[test]
+fn a_machine_that_cannot_join_says_why_and_what_next() {
+    let farm = Remote::start();
+    let token = farm.run(&["token", "create"]).stdout;
+    let machine = User::new();
+    let join = |token: &str| machine.run(&["worker", "join", token, "--enrol-only"]);
+    let half = join("mustjoin_abc_s3cret");
+    assert_eq!(half.code, 2, "{half:?}");
+    assert!(
+        half.stderr.contains("copy the whole line") && !half.stderr.contains("s3cret"),
+        "{}",
+        half.stderr
+    );
+    let (line, _) = token.trim().split_once('@').expect("an address");
+    let nobody = join(&format!("{line}@127.0.0.1:1"));
+    assert_eq!(nobody.code, 6, "{nobody:?}");
+    assert!(nobody.stderr.contains("still good"), "{}", nobody.stderr);
+    let file = machine.path("token");
+    std::fs::write(&file, &token).expect("written");
+    let from_file =
+        machine.run(&["worker", "join", "--token-file", file.to_str().expect("UTF-8"), "--enrol-only"]);
+    assert_eq!(from_file.code, 0, "{from_file:?}");
+    let second = User::new().run(&["worker", "join", token.trim(), "--enrol-only"]);
+    assert_eq!(second.code, 1, "one machine for one token: {second:?}");
+    assert!(second.stderr.contains("muster token create"), "{}", second.stderr);
+    assert_eq!(farm.role.leave(), 0);
 }
