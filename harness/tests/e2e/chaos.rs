@@ -24,7 +24,7 @@ fn nothing_is_lost_or_done_twice_under_kills_and_cuts() {
 /// Without the right to mount it says so and passes: it has nothing to fill.
 #[test]
 fn full_disks_hold_work_and_lose_nothing() {
-    chaos(&["--only", "disk", "--kills", "3"]);
+    chaos(&["--only", "disk", "--kills", "30"]);
 }
 
 #[test]
