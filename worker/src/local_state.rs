@@ -3,6 +3,7 @@
 //! ```text
 //! <state_dir>/                       0700
 //!   worker.lock                      held while a worker runs on this folder
+//!   identity/                        what this machine keeps of having joined a farm; see crate::join
 //!   temporary/                       indexes and bundles on their way; emptied at start
 //!   tmp/<end of session id>-<n>/     what claude itself would leave in /tmp; gone with the attempt
 //!   worktrees/<handle>/              a session's workspace; nothing outside is ever removed

@@ -38,7 +38,7 @@ pub(super) async fn open(uplink: &Uplink) -> Result<Opened, Status> {
     let hello = connect_request::Body::Hello(hello(uplink));
     up.try_send(ConnectRequest { body: Some(hello) }).expect("a new channel has room");
     let stream = uplink.link.request(ReceiverStream::new(up_rx));
-    let mut client = uplink.link.client.clone();
+    let mut client = uplink.link.client();
     let welcomed = async {
         let mut down = client.connect(stream).await?.into_inner();
         let first = down.message().await?.ok_or_else(closed)?;

@@ -64,7 +64,7 @@ async fn push_once(uplink: &Uplink) -> Status {
     let (up, up_rx) = mpsc::channel(UP);
     let mut changed = uplink.supervisor.board().subscribe();
     changed.mark_changed();
-    let mut client = uplink.link.client.clone();
+    let mut client = uplink.link.client();
     let request = uplink.link.request(ReceiverStream::new(up_rx));
     // The response may begin only after the first message: send and receive side by side.
     let (responses_tx, mut responses) = mpsc::channel(UP);

@@ -28,7 +28,9 @@ use muster_proto::{
     },
 };
 use muster_runtime::{shutdown::Shutdown, task};
-use muster_worker::{ClaudeConfig, Config, ProjectConfig, Timing, Worker, shim::files::AttemptDir};
+use muster_worker::{
+    ClaudeConfig, Config, DeclaredConfig, Needs, ProjectConfig, Timing, Worker, shim::files::AttemptDir,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -58,6 +60,7 @@ pub struct Seen {
 pub struct Controller {
     pub seen: Arc<Mutex<Seen>>,
     changed: watch::Sender<u64>,
+    hang_ups: watch::Sender<u64>,
     pub addr: SocketAddr,
 }
 
@@ -78,8 +81,17 @@ impl WorkerService for Controller {
         let first = ConnectResponse { body: Some(connect_response::Body::Welcome(welcome)) };
         orders.send(Ok(first)).await.expect("open");
         let this = self.clone();
+        let mut hang_up = self.hang_ups.subscribe();
         task::spawn("controller", async move {
-            while let Some(Ok(message)) = up.next().await {
+            loop {
+                let message = tokio::select! {
+                    message = up.next() => message,
+                    _ = hang_up.changed() => {
+                        let _ = orders.send(Err(Status::unavailable("hung up"))).await;
+                        return;
+                    }
+                };
+                let Some(Ok(message)) = message else { return };
                 this.on_message(message, &orders).await;
             }
         })
@@ -126,7 +138,8 @@ impl Controller {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let addr = listener.local_addr().expect("bound");
-        let controller = Self { seen: Arc::default(), changed: watch::Sender::new(0), addr };
+        let (changed, hang_ups) = (watch::Sender::new(0), watch::Sender::new(0));
+        let controller = Self { seen: Arc::default(), changed, hang_ups, addr };
         let server = tonic::transport::Server::builder()
             .add_service(WorkerServiceServer::new(controller.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
@@ -199,6 +212,12 @@ impl Controller {
         drop(seen);
         self.changed.send_modify(|version| *version += 1);
         body
+    }
+
+    /// Ends the control stream of the worker that is connected.
+    pub fn hang_up(&self) {
+        self.seen.lock().expect("no test panicked").orders = None;
+        self.hang_ups.send_modify(|count| *count += 1);
     }
 
     pub async fn until<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
@@ -427,12 +446,14 @@ impl Machine {
             allow_push: false,
         };
         let config = Config {
-            controller: format!("http://{}", controller.addr),
+            controller: format!("http://{}", controller.addr).into(),
             name: "w1".parse().expect("valid"),
             state_dir: state.clone(),
             slots: 4,
             labels: BTreeMap::new(),
             projects: vec![project],
+            declared: DeclaredConfig::default(),
+            needs: Needs::default(),
             claude,
             shim_program: PathBuf::from(env!("CARGO_BIN_EXE_muster-shim")),
             timing,

@@ -1,0 +1,7 @@
+//! The worker in a farm: joining, leases, declared projects and their policy.
+
+#[path = "../support/farm.rs"]
+mod farm;
+mod join;
+#[path = "../support/mod.rs"]
+mod support;
