@@ -27,13 +27,14 @@ use tracing::Instrument as _;
 
 use crate::{
     Config,
+    caller::Caller,
     controller::Controller,
     error,
     limits::{self, Transport},
     prompts, resources,
     subscriptions::{FOLLOWED, Subscriptions, follow_all},
     tools::{self, Asking, Call, Progress, ToolName},
-    watches::Watches,
+    watches::{AllWatches, Watches},
 };
 
 /// What every client shows its model. At most 2 KiB.
@@ -64,26 +65,28 @@ pub struct Server {
     /// Fires when the caller's side of the connection is gone for good.
     hung_up: CancellationToken,
     leaving: Shutdown,
+    /// Each request says who makes it; else everybody is the gateway itself.
+    told_apart: bool,
     subscriptions: Subscriptions,
 }
 
 #[derive(Debug)]
 struct Shared {
-    config: Config,
-    controller: Controller,
-    watches: Watches,
+    config: Arc<Config>,
+    watches: AllWatches,
     tools: Vec<Tool>,
 }
 
 impl Server {
     pub(crate) fn new(config: Config, controller: Controller, transport: Transport) -> Self {
-        let watches = Watches::new(controller.clone());
-        let shared = Shared { config, controller, watches, tools: tools::definitions() };
+        let watches = AllWatches::new(controller);
+        let shared = Shared { config: Arc::new(config), watches, tools: tools::definitions() };
         Self {
             shared: Arc::new(shared),
             transport,
             hung_up: CancellationToken::new(),
             leaving: Shutdown::new(),
+            told_apart: false,
             subscriptions: Subscriptions::default(),
         }
     }
@@ -104,17 +107,23 @@ impl Server {
         self
     }
 
-    async fn run(
-        &self,
-        request: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> CallToolResponse {
+    /// Requests carry who makes them, and one that does not is refused.
+    pub(crate) const fn with_callers_told_apart(mut self, told_apart: bool) -> Self {
+        self.told_apart = told_apart;
+        self
+    }
+
+    /// The farm as whoever makes this request sees it.
+    fn farm(&self, context: &RequestContext<RoleServer>) -> Result<Watches, ErrorData> {
+        Ok(self.shared.watches.of(&Caller::of(&context.extensions, self.told_apart)?))
+    }
+
+    async fn run(&self, request: CallToolRequestParams, call: Call) -> CallToolResponse {
         let Some((name, tool)) = ToolName::parse(&request.name)
             .and_then(|name| Some((name, self.shared.tools.iter().find(|tool| tool.name == name.as_str())?)))
         else {
             return error::to_result(&Error::new(ErrorCode::Internal, "this tool has no definition")).into();
         };
-        let call = self.call(&context, request.input_responses.unwrap_or_default());
         let arguments = request.arguments.unwrap_or_default();
         let outcome = tools::call(&call, name, &tool.input_schema, arguments).await;
         outcome.unwrap_or_else(|failure| {
@@ -124,8 +133,9 @@ impl Server {
     }
 
     /// What a request comes with.
-    fn call(&self, context: &RequestContext<RoleServer>, answers: InputResponses) -> Call<'_> {
-        let config = &self.shared.config;
+    fn call(&self, context: &RequestContext<RoleServer>, answers: InputResponses) -> Result<Call, ErrorData> {
+        let config = self.shared.config.clone();
+        let caller = Caller::of(&context.extensions, self.told_apart)?;
         let client = context.client_info().map(|client| client.name);
         let version = context.protocol_version();
         let since = |known: ProtocolVersion| {
@@ -138,10 +148,9 @@ impl Server {
                 Asking::Request(context.peer.clone())
             }
         });
-        Call {
-            controller: &self.shared.controller,
-            config,
-            watches: &self.shared.watches,
+        Ok(Call {
+            watches: self.shared.watches.of(&caller),
+            caller,
             waits: limits::of_client(&config.waits, config.other_waits, client.as_deref(), self.transport),
             tool_use_id: tool_use_id(context),
             progress: context
@@ -154,7 +163,8 @@ impl Server {
             cancelled: context.ct.clone(),
             hung_up: self.hung_up.clone(),
             leaving: self.leaving.clone(),
-        }
+            config,
+        })
     }
 }
 
@@ -223,9 +233,9 @@ impl ServerHandler for Server {
     async fn list_resources(
         &self,
         request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        resources::list(&self.shared.controller, request.and_then(|request| request.cursor)).await
+        resources::list(self.farm(&context)?.controller(), request.and_then(|request| request.cursor)).await
     }
 
     async fn list_resource_templates(
@@ -243,7 +253,7 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let call = self.call(&context, InputResponses::default());
+        let call = self.call(&context, InputResponses::default())?;
         Ok(resources::read(&call, &self.shared.tools, &request.uri).await?.into())
     }
 
@@ -255,7 +265,7 @@ impl ServerHandler for Server {
         let Some(subject) = resources::Subject::parse(&request.uri) else {
             return Err(ErrorData::resource_not_found("there is no such resource", None));
         };
-        let farm = (self.shared.watches.clone(), self.shared.controller.clone());
+        let farm = self.farm(&context)?;
         if self.subscriptions.add(request.uri, subject, farm, context.peer) {
             Ok(())
         } else {
@@ -286,8 +296,9 @@ impl ServerHandler for Server {
             let sink = sink.clone();
             async move { sink.notify_resource_updated(uri).await.is_ok() }
         };
+        let farm = self.farm(context.request_context())?;
         let following = async {
-            follow_all(&self.shared.watches, &self.shared.controller, uris, tell).await;
+            follow_all(&farm, uris, tell).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -302,12 +313,13 @@ impl ServerHandler for Server {
     async fn complete(
         &self,
         request: CompleteRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
         if request.argument.name != "sessionId" {
             return Ok(CompleteResult::new(CompletionInfo::default()));
         }
-        Ok(CompleteResult::new(resources::complete(&self.shared.controller, &request.argument.value).await?))
+        let farm = self.farm(&context)?;
+        Ok(CompleteResult::new(resources::complete(farm.controller(), &request.argument.value).await?))
     }
 
     async fn list_prompts(
@@ -334,7 +346,7 @@ impl ServerHandler for Server {
 
     async fn call_tool(
         &self,
-        request: CallToolRequestParams,
+        mut request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         if ToolName::parse(&request.name).is_none() {
@@ -349,9 +361,10 @@ impl ServerHandler for Server {
         if let Some(parent) = context.meta.get_traceparent() {
             muster_runtime::telemetry::set_parent_from_traceparent(&span, parent);
         }
+        let call = self.call(&context, request.input_responses.take().unwrap_or_default())?;
         // Boxed: the future of a call holds everything a tool may need and would be copied at every
         // hand-over.
-        Ok(Box::pin(self.run(request, context)).instrument(span).await)
+        Ok(Box::pin(self.run(request, call)).instrument(span).await)
     }
 }
 

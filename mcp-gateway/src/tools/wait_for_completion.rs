@@ -129,7 +129,7 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResponse, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResponse, Error> {
     let since = args.since.as_deref().map(Reported::parse).transpose()?.unwrap_or_default();
     let names = names(call, &args).await?;
     let limits = call.waits;
@@ -187,7 +187,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResponse
 }
 
 /// Hands on what the user answered since the call was made first. Gives the questions without an answer.
-async fn given(call: &Call<'_>) -> Result<BTreeSet<String>, Error> {
+async fn given(call: &Call) -> Result<BTreeSet<String>, Error> {
     let mut unanswered = BTreeSet::new();
     for (key, answer) in &call.answers {
         let answered = match serde_json::from_value::<ElicitResult>(answer.clone()) {
@@ -202,7 +202,7 @@ async fn given(call: &Call<'_>) -> Result<BTreeSet<String>, Error> {
 }
 
 /// The sessions to wait for, each once.
-async fn names(call: &Call<'_>, args: &Args) -> Result<Vec<String>, Error> {
+async fn names(call: &Call, args: &Args) -> Result<Vec<String>, Error> {
     let mut names = match (&args.session_id, &args.session_ids, &args.labels) {
         (Some(session), None, None) => vec![session_given(session)?.to_owned()],
         (None, Some(sessions), None) => sessions
@@ -234,7 +234,7 @@ async fn names(call: &Call<'_>, args: &Args) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-async fn labelled(call: &Call<'_>, labels: &BTreeMap<String, String>) -> Result<Vec<String>, Error> {
+async fn labelled(call: &Call, labels: &BTreeMap<String, String>) -> Result<Vec<String>, Error> {
     if labels.is_empty() {
         return Err(Error::invalid("labels", "`labels` is empty").hint("name at least one label"));
     }
@@ -243,7 +243,7 @@ async fn labelled(call: &Call<'_>, labels: &BTreeMap<String, String>) -> Result<
         limit: u32::try_from(SESSIONS).unwrap_or(u32::MAX),
         ..ListSessionsRequest::default()
     };
-    let listed = call.controller.list(request).await?;
+    let listed = call.controller().list(request).await?;
     if listed.sessions.is_empty() {
         return Err(Error::invalid("labels", "no session carries these labels")
             .hint("list_sessions with the same labels shows which there are; archived ones do not count"));
@@ -256,7 +256,7 @@ async fn labelled(call: &Call<'_>, labels: &BTreeMap<String, String>) -> Result<
 }
 
 struct Wait<'a> {
-    call: &'a Call<'a>,
+    call: &'a Call,
     watch: Watch,
     /// How many were asked for.
     names: usize,
@@ -304,7 +304,7 @@ impl Wait<'_> {
                     return match look.trouble {
                         _ if look.complete => Ok(look),
                         Some(trouble) => Err(trouble),
-                        None => Err(call.controller.silent()),
+                        None => Err(call.controller().silent()),
                     };
                 }
             }
@@ -474,7 +474,7 @@ fn is_ready(session: &Session) -> bool {
 }
 
 /// Returns when nobody waits for the result any more, or this gateway cannot wait longer.
-async fn abandoned(call: &Call<'_>) {
+async fn abandoned(call: &Call) {
     tokio::select! {
         () = call.cancelled.cancelled() => {}
         () = call.hung_up.cancelled() => {}
