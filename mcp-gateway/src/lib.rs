@@ -27,6 +27,7 @@ mod schema;
 mod server;
 mod stdio;
 mod subscriptions;
+mod tasks;
 mod tools;
 mod watches;
 

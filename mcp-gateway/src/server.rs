@@ -12,12 +12,13 @@ use muster_runtime::shutdown::Shutdown;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult,
-        CompletionInfo, GetPromptRequestParams, GetPromptResponse, Implementation, InitializeRequestParams,
-        InitializeResult, InputResponses, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
-        SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams,
+        CompleteResult, CompletionInfo, GetPromptRequestParams, GetPromptResponse, GetTaskParams,
+        GetTaskResult, Implementation, InitializeRequestParams, InitializeResult, InputResponses, JsonObject,
+        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+        ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter,
+        Tool, UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{RequestContext, SubscriptionContext},
 };
@@ -33,6 +34,7 @@ use crate::{
     limits::{self, Transport},
     prompts, resources,
     subscriptions::{FOLLOWED, Subscriptions, follow_all},
+    tasks::Tasks,
     tools::{self, Asking, Call, Progress, ToolName},
     watches::{AllWatches, Watches},
 };
@@ -75,12 +77,18 @@ struct Shared {
     config: Arc<Config>,
     watches: AllWatches,
     tools: Vec<Tool>,
+    tasks: Tasks,
 }
 
 impl Server {
     pub(crate) fn new(config: Config, controller: Controller, transport: Transport) -> Self {
         let watches = AllWatches::new(controller);
-        let shared = Shared { config: Arc::new(config), watches, tools: tools::definitions() };
+        let shared = Shared {
+            config: Arc::new(config),
+            watches,
+            tools: tools::definitions(),
+            tasks: Tasks::default(),
+        };
         Self {
             shared: Arc::new(shared),
             transport,
@@ -118,14 +126,18 @@ impl Server {
         Ok(self.shared.watches.of(&Caller::of(&context.extensions, self.told_apart)?))
     }
 
-    async fn run(&self, request: CallToolRequestParams, call: Call) -> CallToolResponse {
+    async fn run(&self, request: CallToolRequestParams, call: Call, as_task: bool) -> CallToolResponse {
         let Some((name, tool)) = ToolName::parse(&request.name)
             .and_then(|name| Some((name, self.shared.tools.iter().find(|tool| tool.name == name.as_str())?)))
         else {
             return error::to_result(&Error::new(ErrorCode::Internal, "this tool has no definition")).into();
         };
         let arguments = request.arguments.unwrap_or_default();
-        let outcome = tools::call(&call, name, &tool.input_schema, arguments).await;
+        let outcome = if as_task && name == ToolName::WaitForCompletion {
+            self.shared.tasks.wait(call, &tool.input_schema, arguments).await
+        } else {
+            tools::call(&call, name, &tool.input_schema, arguments).await
+        };
         outcome.unwrap_or_else(|failure| {
             tracing::info!(code = failure.code_name(), error = %failure, "tool call failed");
             error::to_result(&failure).into()
@@ -173,6 +185,14 @@ fn puts_links_first(client: &str) -> bool {
     client.contains("claude-code")
 }
 
+/// Never in the older protocol, whatever the client declares there.
+fn knows_tasks(context: &RequestContext<RoleServer>) -> bool {
+    let newer = context
+        .protocol_version()
+        .is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str());
+    newer && context.client_capabilities().is_some_and(|capabilities| capabilities.supports_tasks())
+}
+
 /// A client that declares elicitation and names no mode shows forms: there was nothing else once.
 fn can_show_forms(context: &RequestContext<RoleServer>) -> bool {
     context
@@ -188,6 +208,7 @@ impl ServerHandler for Server {
             .enable_prompts()
             .enable_resources()
             .enable_resources_subscribe()
+            .enable_tasks()
             .enable_tools()
             .build();
         ServerConfig::new(capabilities)
@@ -206,6 +227,8 @@ impl ServerHandler for Server {
         let mut hello = self.negotiate_initialize(&request)?;
         // Clients of this era set a level as soon as they can; newer ones may not, so only these are told.
         hello.capabilities.logging = Some(JsonObject::new());
+        // And tasks are for newer ones: some of this era declare the extension and take no task.
+        hello.capabilities.extensions = None;
         context.peer.set_peer_info(request);
         Ok(hello)
     }
@@ -340,6 +363,33 @@ impl ServerHandler for Server {
         Ok(prompts::get(&request.name, request.arguments.as_ref())?.into())
     }
 
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let call = self.call(&context, InputResponses::default())?;
+        Box::pin(self.shared.tasks.get(call, &request.task_id)).await
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let call = self.call(&context, InputResponses::default())?;
+        Box::pin(self.shared.tasks.update(call, &request.task_id, request.input_responses)).await
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let call = self.call(&context, InputResponses::default())?;
+        self.shared.tasks.cancel(&call, &request.task_id).await
+    }
+
     fn get_tool(&self, name: &str) -> Option<Tool> {
         self.shared.tools.iter().find(|tool| tool.name == name).cloned()
     }
@@ -362,9 +412,10 @@ impl ServerHandler for Server {
             muster_runtime::telemetry::set_parent_from_traceparent(&span, parent);
         }
         let call = self.call(&context, request.input_responses.take().unwrap_or_default())?;
+        let as_task = knows_tasks(&context);
         // Boxed: the future of a call holds everything a tool may need and would be copied at every
         // hand-over.
-        Ok(Box::pin(self.run(request, call)).instrument(span).await)
+        Ok(Box::pin(self.run(request, call, as_task)).instrument(span).await)
     }
 }
 

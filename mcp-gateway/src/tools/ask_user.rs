@@ -101,7 +101,7 @@ fn questions(ask: &InputAsk) -> (String, Map<String, Value>) {
 }
 
 /// Gives the person's answer to the session. False when there was none: declined, or an empty form.
-pub(super) async fn give(call: &Call, key: &str, result: &ElicitResult) -> Result<bool, Error> {
+pub(crate) async fn give(call: &Call, key: &str, result: &ElicitResult) -> Result<bool, Error> {
     let ElicitationAction::Accept = result.action else { return Ok(false) };
     let Some((name, attention_id)) = key.split_once('/') else { return Ok(false) };
     let session = call.controller().get(name).await?;

@@ -18,6 +18,8 @@ mod send_input;
 mod spawn_session;
 mod stop_session;
 mod wait_for_completion;
+mod waited;
+mod waiting;
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -36,7 +38,12 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::progress::Progress;
+pub(crate) use self::ask_user::give as give_answer;
+pub(crate) use self::{
+    progress::Progress,
+    wait_for_completion::{Args as WaitArgs, plan as plan_wait},
+    waiting::{Asker, Plan, Questions, progress as wait_progress, wait},
+};
 use crate::{
     Config, args, caller::Caller, controller::Controller, limits::WaitLimits, schema, watches::Watches,
 };

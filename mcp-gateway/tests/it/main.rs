@@ -13,6 +13,7 @@ mod output;
 mod resources;
 mod site;
 mod stdio;
+mod tasks;
 mod tls;
 mod tokens;
 mod tools;
