@@ -217,11 +217,28 @@ impl HostFarm {
         state_dir: &Path,
         first: &[&str],
     ) -> anyhow::Result<()> {
-        let host = self.network.host(host).clone();
-        let mut command = self.on(&host, &self.muster);
+        let command = self.worker_command(name, host, state_dir, first)?;
+        let process = Process::start(name, command, &self.folder.join("logs"))?;
+        self.workers.retain(|worker| worker.name != name);
+        self.workers.push(Worker { name: name.to_owned(), process: Some(process) });
+        Ok(())
+    }
+
+    /// The command of a worker; `first` stands behind the word `worker`.
+    ///
+    /// # Errors
+    /// When its program or repository is missing.
+    pub fn worker_command(
+        &self,
+        name: &str,
+        host: &str,
+        state_dir: &Path,
+        first: &[&str],
+    ) -> anyhow::Result<Command> {
+        let mut command = self.on(self.network.host(host), &self.muster);
         let repo = self.folder.join("repos").join(name);
         fs::create_dir_all(&repo)?;
-        command.arg("worker").args(first).args(["--slots", "8", "--label", &format!("host={name}")]);
+        command.arg("worker").args(first).args(["--slots", "16", "--label", &format!("host={name}")]);
         command.arg("--state-dir").arg(state_dir);
         for project in [PROJECT, RESTARTING] {
             command.arg("--project").arg(format!("{project}={}", repo.display()));
@@ -233,14 +250,10 @@ impl HostFarm {
             (processes::TEST_ID, self.id.as_str()),
             ("TMPDIR", temporary.as_str()),
             ("MUSTER_WITNESS", witness.as_str()),
-            ("MUSTER_SAID", "1"),
         ] {
             command.arg("--claude-env").arg(format!("{name}={value}"));
         }
-        let process = Process::start(name, command, &self.folder.join("logs"))?;
-        self.workers.retain(|worker| worker.name != name);
-        self.workers.push(Worker { name: name.to_owned(), process: Some(process) });
-        Ok(())
+        Ok(command)
     }
 
     /// The process of a worker, while it runs.
@@ -268,15 +281,23 @@ impl HostFarm {
         Ok(String::from_utf8(output.stdout)?)
     }
 
-    /// Health of each worker by name, as `muster workers --json` shows it.
+    /// Workers as `muster workers --json` shows them.
     ///
     /// # Errors
     /// When the controller does not answer.
-    pub async fn health(&self) -> anyhow::Result<Vec<(String, String)>> {
+    pub async fn worker_list(&self) -> anyhow::Result<Vec<Value>> {
         let text = self.muster(&["workers", "--json"]).await?;
-        let workers: Vec<Value> = serde_json::from_str(&text)?;
-        let word = |value: &Value| value.as_str().unwrap_or_default().to_owned();
-        Ok(workers.iter().map(|worker| (word(&worker["worker"]), word(&worker["health"]))).collect())
+        serde_json::from_str(&text).with_context(|| format!("`muster workers --json` printed {text:?}"))
+    }
+
+    /// Health of a worker; empty when there is none of the name.
+    ///
+    /// # Errors
+    /// When the controller does not answer.
+    pub async fn health(&self, name: &str) -> anyhow::Result<String> {
+        let workers = self.worker_list().await?;
+        let worker = workers.iter().find(|worker| worker["worker"] == name);
+        Ok(worker.and_then(|worker| worker["health"].as_str()).unwrap_or_default().to_owned())
     }
 
     /// Waits until all of these are connected.
@@ -286,14 +307,11 @@ impl HostFarm {
     pub async fn connected(&mut self, names: &[&str]) -> anyhow::Result<()> {
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         loop {
-            let health = self.health().await;
-            let is_connected = |name: &&str| {
-                let connected = |all: &Vec<(String, String)>| {
-                    all.iter().any(|(worker, health)| worker == name && health == "connected")
-                };
-                health.as_ref().is_ok_and(connected)
+            let workers = self.worker_list().await.unwrap_or_default();
+            let connected = |name: &str| {
+                workers.iter().any(|worker| worker["worker"] == name && worker["health"] == "connected")
             };
-            if names.iter().all(is_connected) {
+            if names.iter().all(|name| connected(name)) {
                 return Ok(());
             }
             for worker in &mut self.workers {
@@ -301,7 +319,7 @@ impl HostFarm {
                 ensure!(!left, "the worker {} has left: {}", worker.name, tail(&self.folder, &worker.name));
             }
             if tokio::time::Instant::now() > deadline {
-                bail!("after {START_LIMIT:?} the workers are {health:?}");
+                bail!("after {START_LIMIT:?} the workers are {workers:?}");
             }
             tokio::time::sleep(Duration::from_millis(50)).await;
         }
