@@ -31,7 +31,9 @@ use crate::{
     scratch_repo::ScratchRepo,
 };
 
+pub(crate) use builder::environment;
 pub use builder::{FleetBuilder, WorkerSpec};
+pub(crate) use claude::muster;
 pub use claude::{Claude, programs_folder};
 pub use gateway::{Gateway, GatewayStarter, HttpGateway};
 pub use process::Process;
@@ -258,7 +260,7 @@ impl TestFleet {
 }
 
 /// The environment of the fleet with this id and folder, and nothing of ours.
-fn clean(command: &mut Command, id: &str, folder: &Path, environment: &[(String, String)]) {
+pub(crate) fn clean(command: &mut Command, id: &str, folder: &Path, environment: &[(String, String)]) {
     command
         .env_clear()
         .envs(environment.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))

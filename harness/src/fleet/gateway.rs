@@ -11,11 +11,13 @@ use crate::mcp_client::McpClient;
 /// What is needed to start gateways of a fleet while somebody else holds the fleet.
 #[derive(Debug, Clone)]
 pub struct GatewayStarter {
-    id: String,
-    muster: PathBuf,
-    folder: PathBuf,
-    environment: Vec<(String, String)>,
-    controller_url: String,
+    pub(crate) id: String,
+    /// Put before the command; empty: nothing.
+    pub(crate) before: Vec<String>,
+    pub(crate) muster: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) controller_url: String,
 }
 
 /// A gateway over stdio, and the client that started it. Dropping it kills the gateway.
@@ -36,6 +38,7 @@ impl GatewayStarter {
     pub(super) fn of(fleet: &TestFleet) -> Self {
         Self {
             id: fleet.id.clone(),
+            before: Vec::new(),
             muster: fleet.muster.clone(),
             folder: fleet.folder.clone(),
             environment: fleet.environment.clone(),
@@ -48,7 +51,9 @@ impl GatewayStarter {
     /// # Errors
     /// When the gateway does not come up.
     pub async fn start(&self) -> anyhow::Result<Gateway> {
-        let mut command = Command::new(&self.muster);
+        let mut words = self.before.iter().map(AsRef::as_ref).chain([self.muster.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
         clean(&mut command, &self.id, &self.folder, &self.environment);
         Gateway::start(command, self).await
     }
