@@ -9,7 +9,7 @@ scratch=$(mktemp -d)
 passed=0 failed=0 skipped=0
 export deploy repo
 
-# shellcheck disable=SC2329 # called by the trap
+# shellcheck disable=SC2317,SC2329 # called by the trap
 clean_up() { rm -rf -- "$scratch"; }
 trap clean_up EXIT
 trap 'exit 130' INT
