@@ -44,7 +44,8 @@ pub(crate) async fn check_body(request: Request, next: Next) -> Response {
     }
 }
 
-fn refusal(status: StatusCode, code: i32, message: &str) -> Response {
+/// An answer that is a JSON-RPC error to no request in particular.
+pub(crate) fn refusal(status: StatusCode, code: i32, message: &str) -> Response {
     let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code, "message": message } });
     let mut response = Response::new(Body::from(error.to_string()));
     *response.status_mut() = status;

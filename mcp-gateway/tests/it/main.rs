@@ -2,6 +2,7 @@
 
 mod arguments;
 mod ask_user;
+mod auth;
 mod changes;
 mod fake_controller;
 mod farm;
@@ -10,7 +11,11 @@ mod http;
 mod integrate;
 mod output;
 mod resources;
+mod site;
 mod stdio;
+mod tasks;
+mod tls;
+mod tokens;
 mod tools;
 mod waits;
 mod wire;
