@@ -1,7 +1,7 @@
 #!/bin/sh
 # Installs muster on this machine from a release archive, or upgrades it, or takes it away again.
 #
-#   install.sh --from ARCHIVE|URL [--sha256 HEX] [--system | --user] [--enable worker|controller]... [--dry-run]
+#   install.sh --from ARCHIVE|URL [--sha256 HEX] [--system | --user] [--join FILE|-] [--enable worker|controller]... [--dry-run]
 #   install.sh --uninstall [--purge] [--system | --user] [--dry-run]
 #
 # Safe to repeat: what is there already stays as it is. Your settings are never overwritten, and sessions that run live
@@ -24,6 +24,8 @@ Installs muster from a release archive, upgrades it, or takes it away again.
                        SHA256SUMS beside it; without either nothing is installed
   --system             for the machine, as root, with services for systemd (default for root)
   --user               for you alone, below your home (default for everybody else)
+  --join FILE|-        make this machine a worker of the farm whose join token (`muster token create`) is in FILE or on
+                       stdin, and start it; a machine that has joined stays what it is
   --enable ROLE        start the service `worker` or `controller` now and at every boot; may be repeated
   --uninstall          stop the services, END THE SESSIONS that run here, remove the program; settings and data stay
   --purge              with --uninstall: remove settings and data too: sessions, their output and their work
@@ -38,15 +40,17 @@ wrong() { warn "$*"; warn "try --help"; exit 2; }
 
 parse() {
     from=${MUSTER_INSTALL_FROM:-} sha=${MUSTER_INSTALL_SHA256:-}
-    scope='' enable='' uninstall='' purge='' root='' dry=''
+    scope='' enable='' join='' uninstall='' purge='' root='' dry=''
     while [ $# -gt 0 ]; do
         case $1 in
-            --from | --sha256 | --enable | --root) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
+            --from | --sha256 | --join | --enable | --root) [ $# -ge 2 ] || wrong "$1 needs a value" ;;
         esac
         case $1 in
             --from) from=$2; shift ;;
             --sha256) sha=$2; shift ;;
             --system | --user) scope=${1#--} ;;
+            --join) join=$2; shift
+                if [ "$join" != - ] && [ ! -f "$join" ]; then wrong "--join: $join is no file"; fi ;;
             --enable)
                 case $2 in worker | controller) enable="$enable $2" ;; *) wrong "no service is named $2" ;; esac
                 shift ;;
@@ -65,9 +69,13 @@ parse() {
     fi
     if [ -n "$purge" ] && [ -z "$uninstall" ]; then wrong "--purge goes with --uninstall"; fi
     if [ -n "$uninstall" ]; then
-        [ -z "$enable" ] || wrong "--enable does not go with --uninstall"
+        [ -z "$enable$join" ] || wrong "--enable and --join do not go with --uninstall"
     else
         [ -n "$from" ] || wrong "--from is missing: which archive?"
+        if [ -n "$join" ]; then
+            [ -z "$root" ] || wrong "--join is for a machine that runs, not for one below --root"
+            case $enable in *worker*) ;; *) enable="$enable worker" ;; esac
+        fi
     fi
     if [ "$scope" = user ]; then
         case $enable in *controller*) wrong "a controller is a service of the machine: --system" ;; esac
@@ -230,6 +238,7 @@ start_it() {
             act "make the users muster and muster-controller" systemd-sysusers muster.conf
         fi
     fi
+    if [ -n "$join" ]; then join_it; fi
     if ! manager; then
         [ -z "$enable" ] || die "no systemd to enable a service with: start \`muster$enable\` by other means"
         return 0
@@ -253,6 +262,23 @@ start_it() {
             warn "ask an administrator for \`loginctl enable-linger $(id -un)\`: without it sessions end when you log out"
     fi
     if [ -z "$enable" ] && [ -z "$dry" ]; then say "settings: $settings; then: install.sh again with --enable, or systemctl"; fi
+}
+
+# The token goes by stdin: other users of a machine can see a command line.
+join_it() {
+    if [ "$scope" = system ]; then member=/var/lib/muster/worker/identity/member.json
+    else member=${XDG_STATE_HOME:-$HOME/.local/state}/muster/joined/identity/member.json; fi
+    if [ -e "$member" ]; then
+        say "this machine has joined already ($member)"
+        return 0
+    fi
+    if [ "$join" != - ] && [ -z "$dry" ]; then exec <"$join"; fi
+    if [ "$scope" = system ]; then
+        act "make /var/lib/muster" install -d -m 700 -o muster -g muster /var/lib/muster
+        act "join the farm" runuser -u muster -- "$bin/muster" worker join --enrol-only --config "$settings/worker.toml" -
+    else
+        act "join the farm" "$bin/muster" worker join --enrol-only --config "$settings/worker.toml" -
+    fi
 }
 
 remove_it() {

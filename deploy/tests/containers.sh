@@ -62,7 +62,7 @@ status_is() { muster ps | grep "^$1" | grep -q "$2"; }
 tar -C "$base" -c . | pod import - muster-base:bookworm >/dev/null 2>&1
 strip -o "$work/muster" "$1" 2>/dev/null || cp -- "$1" "$work/muster"
 chmod 755 "$work/muster"
-BUILDER=$podman "$deploy/containers/build.sh" "$work/muster" "$2" --isolation=chroot --network=host --pull=never \
+BUILDER=$podman "$deploy/containers/build.sh" "$work/muster" "$2" --isolation=chroot --network=host --pull=never --layers=false \
     --build-arg BASE=localhost/muster-base:bookworm >"$work/build" 2>&1 || { tail -20 "$work/build"; fail "build"; }
 step "both images build"
 

@@ -233,7 +233,8 @@ the_same_input_gives_the_same_archive() {
 
 wrong_command_lines_end_with_2() {
     for line in --nothing --from '--from x --sha256 12' "--from x --sha256 $(printf %064d 0)g" '--from x --root here' \
-        '--from x --purge' '--from x --enable gateway' '--user --from x --enable controller' '--uninstall --enable worker' ''; do
+        '--from x --purge' '--from x --enable gateway' '--user --from x --enable controller' '--uninstall --enable worker' '--uninstall --join -' '--from x --join absent' \
+        "--from x --join - --root $T/root" ''; do
         # shellcheck disable=SC2086 # words
         ends_with 2 "$deploy/install.sh" $line
     done

@@ -160,11 +160,22 @@ PATH=$PATH:/usr/local/bin
 archive=$(echo /test/muster-*.tar.gz)
 /test/install.sh --from "$archive" >/test/install
 configure
-/test/install.sh --from "$archive" --enable controller --enable worker >/test/install
+printf 'remote-listen = "127.0.0.1:7430"\nremote-name = ["127.0.0.1"]\n' >>/etc/muster/controller.toml
+/test/install.sh --from "$archive" --enable controller >/test/install
+until_true muster ps
+muster token create --name here | /test/install.sh --from "$archive" --join - >/test/install
 until_true connected
-/test/install.sh --from "$archive" --enable controller --enable worker >/test/install
-if grep -q '^install\|^restart\|^enable' /test/install; then cat /test/install; fail "the second run did something"; fi
-step "install.sh installs and enables; once more it does nothing"
+# No controller is named in its settings: it has the one that its identity names.
+[ -f /var/lib/muster/worker/identity/member.json ] || fail "it did not join"
+is_private() { [ "$(stat -c %a:%U "$1")" = "$2" ] || fail "$1 is $(stat -c %a:%U "$1"), not $2"; }
+is_private /var/lib/muster 700:muster
+is_private /var/lib/muster/worker/identity 700:muster
+is_private /var/lib/muster-controller/ca/root.key 600:muster-controller
+step "install.sh installs, joins by a token and starts"
+
+echo nonsense | /test/install.sh --from "$archive" --enable controller --join - >/test/install
+if grep -q '^install\|^restart\|^enable\|^join' /test/install; then cat /test/install; fail "the second run did something"; fi
+step "once more it does nothing"
 
 waiting_session "echo more"
 worker=$(main_pid worker)
