@@ -31,9 +31,11 @@ use crate::{
     scratch_repo::ScratchRepo,
 };
 
+pub(crate) use builder::environment;
 pub use builder::{FleetBuilder, WorkerSpec};
+pub(crate) use claude::muster;
 pub use claude::{Claude, programs_folder};
-pub use gateway::{Gateway, HttpGateway};
+pub use gateway::{Gateway, GatewayStarter, HttpGateway};
 pub use process::Process;
 
 /// Name of the project every worker serves unless told otherwise.
@@ -155,7 +157,13 @@ impl TestFleet {
     /// # Errors
     /// When the gateway does not come up.
     pub async fn gateway(&self) -> anyhow::Result<Gateway> {
-        Gateway::start(self).await
+        self.gateway_starter().start().await
+    }
+
+    /// Starts gateways without holding the fleet.
+    #[must_use]
+    pub fn gateway_starter(&self) -> GatewayStarter {
+        GatewayStarter::of(self)
     }
 
     /// A gateway over HTTP on a port of its own.
@@ -205,12 +213,7 @@ impl TestFleet {
 
     /// Gives a command the environment of this fleet and nothing of ours.
     pub fn clean(&self, command: &mut Command) {
-        command
-            .env_clear()
-            .envs(self.environment.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
-            .env(TEST_ID, &self.id)
-            .current_dir(&self.folder)
-            .kill_on_drop(true);
+        clean(command, &self.id, &self.folder, &self.environment);
     }
 
     /// Ends the fleet.
@@ -254,6 +257,16 @@ impl TestFleet {
             }
         }
     }
+}
+
+/// The environment of the fleet with this id and folder, and nothing of ours.
+pub(crate) fn clean(command: &mut Command, id: &str, folder: &Path, environment: &[(String, String)]) {
+    command
+        .env_clear()
+        .envs(environment.iter().map(|(name, value)| (OsStr::new(name), OsStr::new(value))))
+        .env(TEST_ID, id)
+        .current_dir(folder)
+        .kill_on_drop(true);
 }
 
 impl Drop for TestFleet {

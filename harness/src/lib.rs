@@ -8,6 +8,7 @@
 pub mod eventually;
 pub mod fault_proxy;
 pub mod fleet;
+pub mod hosts;
 pub mod mcp_client;
 pub mod messages_api;
 pub mod processes;

@@ -80,9 +80,9 @@ pub fn read(path: &Path) -> io::Result<Vec<u8>> {
                     stream = SeededBytes::new(seed.parse().map_err(|_| broken())?);
                 }
                 let size: usize = size.parse().map_err(|_| broken())?;
-                let from = said.len();
-                said.resize(from + size, 0);
-                stream.fill(&mut said[from..]);
+                let mut bytes = vec![0; size];
+                stream.fill(&mut bytes);
+                said.extend_from_slice(&bytes);
             }
             _ => return Err(broken()),
         }

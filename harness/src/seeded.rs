@@ -17,13 +17,21 @@ impl SeededBytes {
 
     /// Fills `buffer` with the next bytes.
     pub fn fill(&mut self, buffer: &mut [u8]) {
-        for chunk in buffer.chunks_mut(8) {
-            self.state ^= self.state >> 12;
-            self.state ^= self.state << 25;
-            self.state ^= self.state >> 27;
-            let word = self.state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes();
-            chunk.copy_from_slice(&word[..chunk.len()]);
+        let (words, rest) = buffer.as_chunks_mut::<8>();
+        for word in words {
+            *word = self.word();
         }
+        let last = rest.len();
+        if last > 0 {
+            rest.copy_from_slice(&self.word()[..last]);
+        }
+    }
+
+    fn word(&mut self) -> [u8; 8] {
+        self.state ^= self.state >> 12;
+        self.state ^= self.state << 25;
+        self.state ^= self.state >> 27;
+        self.state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_le_bytes()
     }
 
     /// The first `count` bytes of this seed's stream.

@@ -196,6 +196,8 @@ pub struct Timing {
     /// How long a released session's own folder (its record and transcripts; its output is with the controller by then)
     /// stays. What it changed is kept in refs of the repository, whatever this says.
     pub keep_ended: Duration,
+    /// How long what a fenced attempt left (its output and inputs) is kept aside, for people. At most 32 of them are.
+    pub keep_fenced: Duration,
     /// How long an ended session that nobody archived keeps its workspace; then it is released as if archived.
     /// `None`: for ever.
     pub keep_workspace: Option<Duration>,
@@ -216,6 +218,7 @@ impl Default for Timing {
             duplicate_retry: Duration::from_secs(60),
             reap_every: Duration::from_secs(60 * 60),
             keep_ended: Duration::from_secs(30 * 24 * 60 * 60),
+            keep_fenced: Duration::from_secs(7 * 24 * 60 * 60),
             keep_workspace: None,
         }
     }

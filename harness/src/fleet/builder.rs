@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use tokio::process::Command;
 use uuid::Uuid;
 
-use super::{Claude, PROJECT, Process, START_LIMIT, TestFleet, claude::muster};
+use super::{Claude, PROJECT, Process, START_LIMIT, TestFleet, muster};
 use crate::{
     fault_proxy::FaultProxy, messages_api::MessagesApi, processes::TEST_ID, scenario::Scenario,
     scratch_repo::ScratchRepo,
@@ -305,7 +305,7 @@ impl TestFleet {
 }
 
 /// A clean environment: of ours only PATH, and for the real model what it logs in with.
-fn environment(home: &Path, real_model: bool) -> Vec<(String, String)> {
+pub(crate) fn environment(home: &Path, real_model: bool) -> Vec<(String, String)> {
     let mut variables = vec![
         ("HOME".to_owned(), home.display().to_string()),
         ("LANG".to_owned(), "C.UTF-8".to_owned()),

@@ -53,7 +53,7 @@ pub fn programs_folder() -> anyhow::Result<PathBuf> {
 }
 
 /// The `muster` under test: `$MUSTER_BIN`, or the one built beside this program.
-pub(super) fn muster() -> anyhow::Result<PathBuf> {
+pub(crate) fn muster() -> anyhow::Result<PathBuf> {
     match std::env::var_os("MUSTER_BIN") {
         Some(path) => Ok(PathBuf::from(path)),
         None => built("muster"),

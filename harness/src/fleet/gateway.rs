@@ -1,12 +1,24 @@
 //! Gateways of a fleet: what an MCP client connects to.
 
-use std::process::Stdio;
+use std::{path::PathBuf, process::Stdio};
 
 use anyhow::Context as _;
-use tokio::process::Child;
+use tokio::process::{Child, Command};
 
-use super::{Process, TestFleet, process::open_log};
+use super::{Process, TestFleet, clean, process::open_log};
 use crate::mcp_client::McpClient;
+
+/// What is needed to start gateways of a fleet while somebody else holds the fleet.
+#[derive(Debug, Clone)]
+pub struct GatewayStarter {
+    pub(crate) id: String,
+    /// Put before the command; empty: nothing.
+    pub(crate) before: Vec<String>,
+    pub(crate) muster: PathBuf,
+    pub(crate) folder: PathBuf,
+    pub(crate) environment: Vec<(String, String)>,
+    pub(crate) controller_url: String,
+}
 
 /// A gateway over stdio, and the client that started it. Dropping it kills the gateway.
 #[derive(Debug)]
@@ -22,14 +34,38 @@ pub struct HttpGateway {
     url: String,
 }
 
+impl GatewayStarter {
+    pub(super) fn of(fleet: &TestFleet) -> Self {
+        Self {
+            id: fleet.id.clone(),
+            before: Vec::new(),
+            muster: fleet.muster.clone(),
+            folder: fleet.folder.clone(),
+            environment: fleet.environment.clone(),
+            controller_url: fleet.controller_url(),
+        }
+    }
+
+    /// A gateway over stdio with a client connected to it.
+    ///
+    /// # Errors
+    /// When the gateway does not come up.
+    pub async fn start(&self) -> anyhow::Result<Gateway> {
+        let mut words = self.before.iter().map(AsRef::as_ref).chain([self.muster.as_os_str()]);
+        let mut command = Command::new(words.next().unwrap_or_default());
+        command.args(words);
+        clean(&mut command, &self.id, &self.folder, &self.environment);
+        Gateway::start(command, self).await
+    }
+}
+
 impl Gateway {
-    pub(super) async fn start(fleet: &TestFleet) -> anyhow::Result<Self> {
-        let mut child = fleet
-            .command()
-            .args(["mcp", "--controller", &fleet.controller_url()])
+    async fn start(mut command: Command, starter: &GatewayStarter) -> anyhow::Result<Self> {
+        let mut child = command
+            .args(["mcp", "--controller", &starter.controller_url])
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
-            .stderr(open_log(&fleet.folder().join("logs/gateway-stdio.log"))?)
+            .stderr(open_log(&starter.folder.join("logs/gateway-stdio.log"))?)
             .spawn()
             .context("starting the gateway")?;
         let stdin = child.stdin.take().context("the gateway has no stdin")?;

@@ -28,7 +28,7 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` with stdin closed and stdout and stderr appended to `<logs>/<name>.log`.
-    pub(super) fn start(name: &str, command: tokio::process::Command, logs: &Path) -> anyhow::Result<Self> {
+    pub(crate) fn start(name: &str, command: tokio::process::Command, logs: &Path) -> anyhow::Result<Self> {
         let log = logs.join(format!("{name}.log"));
         let file = open_log(&log)?;
         let mut command: Command = command.into_std();
@@ -54,7 +54,7 @@ impl Process {
     }
 
     /// Waits for the address it writes to `port_file` once it listens.
-    pub(super) async fn listening(&mut self, port_file: &Path) -> anyhow::Result<SocketAddr> {
+    pub(crate) async fn listening(&mut self, port_file: &Path) -> anyhow::Result<SocketAddr> {
         let deadline = tokio::time::Instant::now() + START_LIMIT;
         loop {
             if let Ok(text) = fs::read_to_string(port_file) {

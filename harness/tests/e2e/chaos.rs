@@ -18,13 +18,13 @@ fn chaos(arguments: &[&str]) {
 
 #[test]
 fn nothing_is_lost_or_done_twice_under_kills_and_cuts() {
-    chaos(&["--only", "load", "--kills", "6", "--bytes", "200MB", "--lanes", "6"]);
+    chaos(&["--only", "load", "--kills", "30", "--bytes", "1GB", "--lanes", "8"]);
 }
 
 /// Without the right to mount it says so and passes: it has nothing to fill.
 #[test]
 fn full_disks_hold_work_and_lose_nothing() {
-    chaos(&["--only", "disk", "--kills", "3"]);
+    chaos(&["--only", "disk", "--kills", "30"]);
 }
 
 #[test]

@@ -13,7 +13,7 @@ use muster_worker::{
 
 use crate::{
     farm::{Farm, make_root},
-    support::{Controller, LONG, Machine, start_order},
+    support::{Controller, Machine, start_order, until},
 };
 
 fn options(machine: &Machine, name: &str) -> JoinOptions {
@@ -29,14 +29,6 @@ async fn joined(farm: &Farm, controller: &Controller) -> Machine {
 
 fn member(machine: &Machine) -> Membership {
     Membership::load(&machine.state).expect("readable").expect("there")
-}
-
-async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = std::time::Instant::now() + LONG;
-    while !holds() {
-        assert!(std::time::Instant::now() < until, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
 }
 
 #[tokio::test]

@@ -3,5 +3,6 @@
 #[path = "../support/farm.rs"]
 mod farm;
 mod join;
+mod lease;
 #[path = "../support/mod.rs"]
 mod support;

@@ -18,9 +18,9 @@ use muster_proto::{
     ids::SessionId,
     v1::{
         Answer, AnswerQueryRequest, AnswerQueryResponse, ApplyInput, AttemptEnded, Attention, ConnectRequest,
-        ConnectResponse, Decision, EventAck, Hello, Input, OutputAck, OutputPosition, PushOutputRequest,
-        PushOutputResponse, SessionEvent, SessionSpec, StartSession, StopAttempt, Welcome, WorkspaceQuery,
-        answer_query_request, connect_request, connect_response, input, push_output_request,
+        ConnectResponse, Decision, EventAck, HeartbeatAck, Hello, Input, OutputAck, OutputPosition,
+        PushOutputRequest, PushOutputResponse, SessionEvent, SessionSpec, StartSession, StopAttempt, Welcome,
+        WorkspaceQuery, answer_query_request, connect_request, connect_response, input, push_output_request,
         push_output_response,
         session_event::Body,
         worker_service_server::{WorkerService, WorkerServiceServer},
@@ -54,6 +54,11 @@ pub struct Seen {
     orders: Option<mpsc::Sender<Result<ConnectResponse, Status>>>,
     /// Events are kept but not acknowledged.
     pub silent: bool,
+    /// Leases: how long one is, in milliseconds. 0: a controller of the first version, which knows none.
+    pub lease_ms: u32,
+    pub heartbeats: Vec<u64>,
+    /// Heartbeats are not acknowledged.
+    pub deaf: bool,
 }
 
 #[derive(Clone)]
@@ -77,7 +82,9 @@ impl WorkerService for Controller {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut up = request.into_inner();
         let (orders, orders_rx) = mpsc::channel(64);
-        let welcome = Welcome { protocol: 1, heartbeat_interval_ms: 100, ..Welcome::default() };
+        let lease_ms = self.seen.lock().expect("no test panicked").lease_ms;
+        let protocol = if lease_ms == 0 { 1 } else { 2 };
+        let welcome = Welcome { protocol, heartbeat_interval_ms: 100, lease_ms, ..Welcome::default() };
         let first = ConnectResponse { body: Some(connect_response::Body::Welcome(welcome)) };
         orders.send(Ok(first)).await.expect("open");
         let this = self.clone();
@@ -152,7 +159,7 @@ impl Controller {
         message: ConnectRequest,
         orders: &mpsc::Sender<Result<ConnectResponse, Status>>,
     ) {
-        let mut ack = None;
+        let (mut ack, mut beat) = (None, None);
         {
             let mut seen = self.seen.lock().expect("no test panicked");
             match message.body {
@@ -183,10 +190,18 @@ impl Controller {
                         }
                     }
                 }
-                _ => {}
+                Some(connect_request::Body::Heartbeat(heartbeat)) => {
+                    seen.heartbeats.push(heartbeat.seq);
+                    beat = (seen.lease_ms > 0 && !seen.deaf).then_some(HeartbeatAck { seq: heartbeat.seq });
+                }
+                None => {}
             }
         }
         self.changed.send_modify(|version| *version += 1);
+        if let Some(beat) = beat {
+            let body = Some(connect_response::Body::HeartbeatAck(beat));
+            let _ = orders.send(Ok(ConnectResponse { body })).await;
+        }
         if let Some(ack) = ack {
             let _ =
                 orders.send(Ok(ConnectResponse { body: Some(connect_response::Body::EventAck(ack)) })).await;
@@ -388,6 +403,15 @@ impl Drop for Machine {
                 let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
             }
         }
+    }
+}
+
+/// Waits until something holds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = std::time::Instant::now() + LONG;
+    while !holds() {
+        assert!(std::time::Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 

@@ -44,7 +44,7 @@ pub async fn measure(effort: Effort, muster: Option<PathBuf>, table: &mut Table)
     for total in effort.stored {
         let count = total - stored;
         let began = Instant::now();
-        let ids = spawn(&fleet, count).await?;
+        let ids = spawn(&fleet, count, plain).await?;
         let took = began.elapsed();
         ensure!(ids.len() == count, "{} of {count} sessions were accepted", ids.len());
         let bare = bare_syncs(fleet.folder(), count.min(2_000))?;
@@ -68,12 +68,22 @@ fn client(fleet: &TestFleet) -> anyhow::Result<Sessions> {
     Ok(SessionServiceClient::new(muster_runtime::grpc::connect(&fleet.controller_url())?))
 }
 
-async fn spawn(fleet: &TestFleet, count: usize) -> anyhow::Result<Vec<String>> {
+/// A session that asks for nothing.
+pub fn plain(number: usize) -> SessionSpec {
+    SessionSpec { prompt: format!("task {number}"), ..SessionSpec::default() }
+}
+
+/// Spawns so many sessions from [`CALLERS`] callers. Their ids.
+pub async fn spawn(
+    fleet: &TestFleet,
+    count: usize,
+    spec: impl Fn(usize) -> SessionSpec,
+) -> anyhow::Result<Vec<String>> {
     let sessions = client(fleet)?;
     let calls = (0..count).map(|number| {
         let mut sessions = sessions.clone();
+        let spec = spec(number);
         async move {
-            let spec = SessionSpec { prompt: format!("task {number}"), ..SessionSpec::default() };
             let request = SpawnSessionRequest { spec: Some(spec), request_id: String::new() };
             let session = sessions.spawn_session(request).await?.into_inner().session;
             anyhow::Ok(session.context("no session in the answer")?.session_id)

@@ -1,4 +1,7 @@
 //! What is done to the system while it works: chosen by the seed, counted, and always made good again.
+//!
+//! Two injectors side by side, so that faults of different kinds meet: one for the machines (worker, controller,
+//! their connection and disks), one for what lives beside them (gateway and shims).
 
 use std::{
     fs::{self, OpenOptions},
@@ -19,8 +22,11 @@ use crate::{report::Fault, run::Run};
 
 /// Waited for a session whose shim can be killed.
 const VICTIM: Duration = Duration::from_secs(20);
-/// Longest a process stays away, or a connection broken, in milliseconds.
-const AWAY_MILLIS: u64 = 700;
+/// Longest a process stays away, in milliseconds.
+const AWAY_MILLIS: u64 = 600;
+/// Longest pause before a fault, in milliseconds, beside [`LEAST_PAUSE_MILLIS`].
+const PAUSE_MILLIS: u64 = 500;
+const LEAST_PAUSE_MILLIS: u64 = 50;
 
 /// Longest pause between two faults.
 const CATCH_UP: Duration = Duration::from_secs(10);
@@ -28,51 +34,73 @@ const CATCH_UP: Duration = Duration::from_secs(10);
 /// How often each kind is to happen.
 pub type Budget = Vec<(Fault, u64)>;
 
-/// Owns the fleet while faults are injected.
-pub struct Injector {
-    pub fleet: TestFleet,
+/// Injects everything, in two random orders side by side. All is in place again when it returns.
+///
+/// `bytes`: output the load is to compare; faults are spread over it.
+///
+/// # Errors
+/// When something killed does not come up again.
+pub async fn inject(
+    fleet: &mut TestFleet,
+    run: &Arc<Run>,
+    budget: &Budget,
+    bytes: u64,
+) -> anyhow::Result<()> {
+    let beside = |fault| matches!(fault, Fault::KillGateway | Fault::KillShim);
+    let part =
+        |wanted| budget.iter().copied().filter(|(fault, _)| beside(*fault) == wanted).collect::<Budget>();
+    let mut machines = Machines { fleet, run: Arc::clone(run), dice: Dice::new(run.seed ^ 0xFA17) };
+    let mut others = Others { run: Arc::clone(run), dice: Dice::new(run.seed ^ 0xB51D) };
+    let (mut one, mut other) =
+        (Order::new(run, part(false), bytes, 0x0DE5), Order::new(run, part(true), bytes, 0x0DE6));
+    let on_machines = async {
+        while let Some(fault) = one.next().await {
+            machines.inject(fault).await?;
+        }
+        anyhow::Ok(())
+    };
+    let on_others = async {
+        while let Some(fault) = other.next().await {
+            others.inject(fault).await?;
+        }
+        anyhow::Ok(())
+    };
+    let done = tokio::try_join!(on_machines, on_others);
+    if done.is_ok() {
+        run.faults_are_done();
+    }
+    done.map(|_| ())
+}
+
+/// Which fault comes next, and when.
+struct Order {
     run: Arc<Run>,
     dice: Dice,
-    /// Output the load is to compare: faults are spread over it.
+    left: Budget,
+    all: u64,
     bytes: u64,
 }
 
-impl Injector {
-    pub fn new(fleet: TestFleet, run: Arc<Run>, bytes: u64) -> Self {
-        let dice = Dice::new(run.seed ^ 0xFA17);
-        Self { fleet, run, dice, bytes }
+impl Order {
+    fn new(run: &Arc<Run>, budget: Budget, bytes: u64, salt: u64) -> Self {
+        let all = budget.iter().map(|(_, times)| times).sum();
+        Self { run: Arc::clone(run), dice: Dice::new(run.seed ^ salt), left: budget, all, bytes }
     }
 
-    /// Injects everything in a random order. All is in place again when it returns.
-    ///
-    /// # Errors
-    /// When something killed does not come up again.
-    pub async fn inject(&mut self, mut budget: Budget) -> anyhow::Result<()> {
-        let all: u64 = budget.iter().map(|(_, times)| times).sum();
-        loop {
-            budget.retain(|(_, left)| *left > 0);
-            if budget.is_empty() {
-                break;
-            }
-            let chosen = usize::try_from(self.dice.below(budget.len() as u64)).unwrap_or(0);
-            let fault = budget[chosen].0;
-            budget[chosen].1 -= 1;
-            tokio::time::sleep(Duration::from_millis(100 + self.dice.below(700))).await;
-            let left: u64 = budget.iter().map(|(_, times)| times).sum();
-            self.catch_up((all - left) * self.bytes / all).await;
-            match fault {
-                Fault::KillWorker => self.kill_worker().await?,
-                Fault::KillController => self.kill_controller().await?,
-                Fault::KillGateway => self.kill_gateway().await?,
-                Fault::KillShim => self.kill_shim().await,
-                Fault::Connection => self.break_connection().await,
-                Fault::FillWorkerDisk => self.fill(fault, "w1").await?,
-                Fault::FillControllerDisk => self.fill(fault, "controller").await?,
-            }
-            self.still_there().await?;
+    /// Waits for the moment of the next fault. `None`: there were enough.
+    async fn next(&mut self) -> Option<Fault> {
+        self.left.retain(|(_, left)| *left > 0);
+        if self.left.is_empty() {
+            return None;
         }
-        self.run.faults_are_done();
-        Ok(())
+        let chosen = usize::try_from(self.dice.below(self.left.len() as u64)).unwrap_or(0);
+        let fault = self.left[chosen].0;
+        self.left[chosen].1 -= 1;
+        let pause = LEAST_PAUSE_MILLIS + self.dice.below(PAUSE_MILLIS);
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        let left: u64 = self.left.iter().map(|(_, times)| times).sum();
+        self.catch_up((self.all - left) * self.bytes / self.all).await;
+        Some(fault)
     }
 
     /// Waits until the load has compared so many bytes, but not for ever: a stall is met with the next fault.
@@ -82,15 +110,37 @@ impl Injector {
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
+}
 
-    async fn away(&mut self) {
-        tokio::time::sleep(Duration::from_millis(self.dice.below(AWAY_MILLIS))).await;
+async fn away(dice: &mut Dice) {
+    tokio::time::sleep(Duration::from_millis(dice.below(AWAY_MILLIS))).await;
+}
+
+/// Faults of worker, controller, their connection and disks.
+struct Machines<'a> {
+    fleet: &'a mut TestFleet,
+    run: Arc<Run>,
+    dice: Dice,
+}
+
+impl Machines<'_> {
+    async fn inject(&mut self, fault: Fault) -> anyhow::Result<()> {
+        match fault {
+            Fault::KillWorker => self.kill_worker().await?,
+            Fault::KillController => self.kill_controller().await?,
+            Fault::FillWorkerDisk => self.fill(fault, "w1").await?,
+            Fault::FillControllerDisk => self.fill(fault, "controller").await?,
+            Fault::Connection => self.break_connection().await,
+            // The others' part.
+            Fault::KillGateway | Fault::KillShim => {}
+        }
+        self.still_there()
     }
 
     async fn kill_worker(&mut self) -> anyhow::Result<()> {
         self.fleet.kill_worker(0);
         self.run.report.fault(Fault::KillWorker, "kill -9");
-        self.away().await;
+        away(&mut self.dice).await;
         // Now and then the controller goes with it, and comes back first.
         if self.dice.chance(15) {
             self.kill_controller().await?;
@@ -110,39 +160,10 @@ impl Injector {
     async fn kill_controller(&mut self) -> anyhow::Result<()> {
         self.fleet.kill_controller();
         self.run.report.fault(Fault::KillController, "kill -9");
-        self.away().await;
+        away(&mut self.dice).await;
         self.fleet.start_controller().await.context("the controller after kill -9")?;
         self.run.report.note("controller started");
         Ok(())
-    }
-
-    async fn kill_gateway(&mut self) -> anyhow::Result<()> {
-        if let Some(pid) = self.run.gateway_pid().await {
-            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
-            self.run.report.fault(Fault::KillGateway, format_args!("kill -9 of {pid}"));
-        }
-        self.away().await;
-        self.run.start_gateway(&self.fleet).await
-    }
-
-    async fn kill_shim(&mut self) {
-        let deadline = Instant::now() + VICTIM;
-        while Instant::now() < deadline {
-            let shims: Vec<(i32, String)> = processes::of_fleet(self.fleet.id(), self.fleet.folder())
-                .into_iter()
-                .filter_map(|process| Some((process.pid, session_of_shim(&process.command)?)))
-                .collect();
-            if !shims.is_empty() {
-                let (pid, session) = self.dice.pick(&shims).clone();
-                // First: the session may be judged as soon as its shim is dead.
-                self.run.taint(&session);
-                if kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
-                    self.run.report.fault(Fault::KillShim, format_args!("kill -9 of {pid}, {session}"));
-                    return;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
     }
 
     async fn break_connection(&mut self) {
@@ -198,7 +219,7 @@ impl Injector {
     }
 
     /// A process that left by itself is a defect, and nothing could go on without it.
-    async fn still_there(&mut self) -> anyhow::Result<()> {
+    fn still_there(&mut self) -> anyhow::Result<()> {
         if self.fleet.worker_has_left(0) {
             anyhow::bail!("the worker has left by itself");
         }
@@ -206,6 +227,53 @@ impl Injector {
             anyhow::bail!("the controller has left by itself");
         }
         Ok(())
+    }
+}
+
+/// Faults of what lives beside the machines' own processes.
+struct Others {
+    run: Arc<Run>,
+    dice: Dice,
+}
+
+impl Others {
+    async fn inject(&mut self, fault: Fault) -> anyhow::Result<()> {
+        match fault {
+            Fault::KillGateway => self.kill_gateway().await?,
+            Fault::KillShim => self.kill_shim().await,
+            // The machines' part.
+            _ => {}
+        }
+        Ok(())
+    }
+
+    async fn kill_gateway(&mut self) -> anyhow::Result<()> {
+        if let Some(pid) = self.run.gateway_pid().await {
+            let _ = kill(Pid::from_raw(pid.cast_signed()), Signal::SIGKILL);
+            self.run.report.fault(Fault::KillGateway, format_args!("kill -9 of {pid}"));
+        }
+        away(&mut self.dice).await;
+        self.run.start_gateway().await
+    }
+
+    async fn kill_shim(&mut self) {
+        let deadline = Instant::now() + VICTIM;
+        while Instant::now() < deadline {
+            let shims: Vec<(i32, String)> = processes::of_fleet(&self.run.id, &self.run.folder)
+                .into_iter()
+                .filter_map(|process| Some((process.pid, session_of_shim(&process.command)?)))
+                .collect();
+            if !shims.is_empty() {
+                let (pid, session) = self.dice.pick(&shims).clone();
+                // First: the session may be judged as soon as its shim is dead.
+                self.run.taint(&session);
+                if kill(Pid::from_raw(pid), Signal::SIGKILL).is_ok() {
+                    self.run.report.fault(Fault::KillShim, format_args!("kill -9 of {pid}, {session}"));
+                    return;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 

@@ -23,7 +23,7 @@ use std::{fs, io::Write as _, path::Path, process::ExitCode, sync::Arc};
 
 use anyhow::Context as _;
 use disk::SmallDisk;
-use faults::{Budget, Injector};
+use faults::Budget;
 use load::Effort;
 use muster_harness::fleet::{Claude, FleetBuilder, TestFleet};
 use options::Options;
@@ -122,19 +122,23 @@ async fn under_load(
         }
     }
     let slots = u32::try_from(effort.lanes + 2).unwrap_or(u32::MAX);
-    let fleet = builder(options, folder).slots(slots).behind_proxy().start().await?;
+    let mut fleet = builder(options, folder).slots(slots).behind_proxy().start().await?;
     let run = Arc::new(Run::new(options.seed, &fleet, Arc::clone(report)).await?);
-    let mut injector = Injector::new(fleet, Arc::clone(&run), effort.bytes);
     let inject = async {
-        let injected = injector.inject(budget.clone()).await;
+        let injected = faults::inject(&mut fleet, &run, &budget, effort.bytes).await;
         injected.inspect_err(|_| run.break_off())
     };
     let (injected, ()) = tokio::join!(inject, load::run(&run, effort));
     injected?;
     enough(report, &budget);
-    leftovers::check(&run, &injector.fleet).await?;
+    let compared = report.counted("bytes compared");
+    if compared < effort.bytes {
+        let what = format_args!("{compared} of {}", effort.bytes);
+        report.violation(Violation::TooFewBytes, what);
+    }
+    leftovers::check(&run, &fleet).await?;
     run.close_gateway().await;
-    worktrees::end(report, injector.fleet);
+    worktrees::end(report, fleet);
     Ok(())
 }
 

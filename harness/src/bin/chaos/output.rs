@@ -109,6 +109,9 @@ fn common_prefix(left: &[u8], right: &[u8]) -> usize {
 
 /// Compares what was read with what each process of the session said. `cut`: a process may have been killed
 /// before it had said all.
+///
+/// # Errors
+/// When a record cannot be read.
 pub fn compare(
     report: &Report,
     who: &str,
@@ -117,47 +120,94 @@ pub fn compare(
     cut: bool,
 ) -> anyhow::Result<()> {
     let attempts = witnessed.said.iter().map(|file| said::read(file)).collect::<Result<Vec<_>, _>>()?;
-    let mut rest = read;
-    for (index, said) in attempts.iter().enumerate() {
+    match difference(read, &attempts, cut) {
+        Some(difference) => report.violation(Violation::Difference, format_args!("{who}: {difference}")),
+        None => report.count("bytes compared", read.len() as u64),
+    }
+    Ok(())
+}
+
+/// Where `read` is not what the processes said one after the other.
+fn difference(read: &[u8], attempts: &[Vec<u8>], cut: bool) -> Option<String> {
+    let (mut rest, mut index) = (read, 0);
+    while let Some(said) = attempts.get(index) {
         let common = common_prefix(rest, said);
         if common == said.len() {
             rest = &rest[common..];
+            index += 1;
             continue;
         }
-        let next = attempts.get(index + 1).map(|next| &next[..next.len().min(BEGINNING)]);
-        // Where the next process goes on; without one the output ends here.
-        let end = match next {
-            Some(next) => (common.saturating_sub(OVERLAP)..=common).find(|at| rest[*at..].starts_with(next)),
-            None => (rest.len() == common).then_some(common),
+        let Some((end, next)) = cut.then(|| goes_on(rest, common, &attempts[index + 1..])).flatten() else {
+            let at = read.len() - rest.len() + common;
+            let [was, should] = [&read[at.min(read.len())..], &said[common..]]
+                .map(|bytes| String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned());
+            return Some(format!(
+                "byte {at} of {} (process {} of {}, byte {common} of {}) is {was:?} and was said {should:?}",
+                read.len(),
+                index + 1,
+                attempts.len(),
+                said.len()
+            ));
         };
-        match end {
-            Some(end) if cut => rest = &rest[end..],
-            _ => {
-                let at = read.len() - rest.len() + common;
-                let [was, should] = [&read[at.min(read.len())..], &said[common..]]
-                    .map(|bytes| String::from_utf8_lossy(&bytes[..bytes.len().min(60)]).into_owned());
-                report.violation(
-                    Violation::Difference,
-                    format_args!(
-                        "{who}: byte {at} of {} (process {} of {}, byte {common} of {}) is {was:?} and was said {should:?}",
-                        read.len(), index + 1, attempts.len(), said.len()
-                    ),
-                );
-                return Ok(());
-            }
+        rest = &rest[end..];
+        index += 1 + next;
+    }
+    (!rest.is_empty()).then(|| {
+        let shown = String::from_utf8_lossy(&rest[..rest.len().min(80)]);
+        format!("{} bytes at {} were never said: {shown:?}", rest.len(), read.len() - rest.len())
+    })
+}
+
+/// Where a process that was cut ends in `rest`, of which `common` bytes may be its own, and which of those after
+/// it goes on there: one that was killed early enough left nothing.
+fn goes_on(rest: &[u8], common: usize, later: &[Vec<u8>]) -> Option<(usize, usize)> {
+    let window = common.saturating_sub(OVERLAP)..=common;
+    let begins = |next: &[u8]| {
+        let beginning = &next[..next.len().min(BEGINNING)];
+        (!beginning.is_empty())
+            .then(|| window.clone().find(|at| rest[*at..].starts_with(beginning)))
+            .flatten()
+    };
+    let next = later.iter().enumerate().find_map(|(skipped, next)| Some((begins(next)?, skipped)));
+    next.or_else(|| (rest.len() == common).then_some((common, later.len())))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::difference;
+
+    fn line(process: u32) -> Vec<u8> {
+        format!("{{\"type\":\"system\",\"uuid\":\"{process:0300}\"}}\n").into_bytes()
+    }
+
+    #[test]
+    fn a_process_that_was_cut_is_followed_by_the_next() {
+        let (one, two) = (line(1), line(2));
+        let read = [&one[..200], &two[..]].concat();
+        assert_eq!(difference(&read, &[one.clone(), two.clone()], true), None);
+        assert!(difference(&read, &[one, two], false).is_some(), "nobody cut it");
+    }
+
+    #[test]
+    fn a_process_that_was_killed_before_it_said_anything_left_nothing() {
+        let (one, three) = (line(1), line(3));
+        let read = [&one[..200], &three[..]].concat();
+        // The second had not begun its record, or had and was killed before the write.
+        assert_eq!(difference(&read, &[one.clone(), Vec::new(), three.clone()], true), None);
+        assert_eq!(difference(&read, &[one, line(2), three], true), None);
+    }
+
+    #[test]
+    fn a_byte_that_is_lost_changed_or_made_up_is_found() {
+        let said = [line(1), line(2)].concat();
+        let mut changed = said.clone();
+        changed[400] ^= 1;
+        for cut in [false, true] {
+            let differs = |read: &[u8]| difference(read, std::slice::from_ref(&said), cut).is_some();
+            assert!(!differs(&said));
+            assert!(differs(&changed), "changed, {cut}");
+            assert!(differs(&[&said[..10], &said[11..]].concat()), "lost, {cut}");
+            assert!(differs(&[&said[..], b"x"].concat()), "made up, {cut}");
         }
     }
-    if !rest.is_empty() {
-        let shown = String::from_utf8_lossy(&rest[..rest.len().min(80)]);
-        report.violation(
-            Violation::Difference,
-            format_args!(
-                "{who}: {} bytes at {} were never said: {shown:?}",
-                rest.len(),
-                read.len() - rest.len()
-            ),
-        );
-    }
-    report.count("bytes compared", read.len() as u64);
-    Ok(())
 }

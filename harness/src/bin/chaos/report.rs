@@ -47,6 +47,7 @@ pub enum Violation {
     /// Files without a session.
     Orphan,
     TooFewFaults,
+    TooFewBytes,
 }
 
 /// Counts of a run. Shared by all that takes part.
@@ -170,6 +171,7 @@ impl Report {
         row("survivors", found(Violation::Survivor));
         row("orphans", found(Violation::Orphan));
         row("kinds of fault injected too rarely", found(Violation::TooFewFaults));
+        row("bytes compared too few", found(Violation::TooFewBytes));
         for notice in &inner.notices {
             let _ = writeln!(text, "  {notice}");
         }

@@ -11,7 +11,7 @@ use std::{
 };
 
 use anyhow::bail;
-use muster_harness::fleet::{Gateway, TestFleet};
+use muster_harness::fleet::{Gateway, GatewayStarter, TestFleet};
 use serde_json::Value;
 use tokio::sync::RwLock;
 
@@ -38,9 +38,12 @@ pub struct Refused {
 #[derive(Debug)]
 pub struct Run {
     pub seed: u64,
+    /// Of the fleet.
+    pub id: String,
     pub folder: PathBuf,
     pub controller_url: String,
     pub report: Arc<Report>,
+    gateways: GatewayStarter,
     gateway: RwLock<Option<Arc<Gateway>>>,
     /// Sessions whose shim was killed: their attempt ended there.
     tainted: Mutex<BTreeSet<String>>,
@@ -55,22 +58,24 @@ impl Run {
     pub async fn new(seed: u64, fleet: &TestFleet, report: Arc<Report>) -> anyhow::Result<Self> {
         let run = Self {
             seed,
+            id: fleet.id().to_owned(),
             folder: fleet.folder().to_owned(),
             controller_url: fleet.controller_url(),
             report,
+            gateways: fleet.gateway_starter(),
             gateway: RwLock::new(None),
             tainted: Mutex::default(),
             spawned: Mutex::default(),
             faults_done: AtomicBool::new(false),
             broken: AtomicBool::new(false),
         };
-        run.start_gateway(fleet).await?;
+        run.start_gateway().await?;
         Ok(run)
     }
 
     /// A gateway in the place of the one before.
-    pub async fn start_gateway(&self, fleet: &TestFleet) -> anyhow::Result<()> {
-        let gateway = fleet.gateway().await?;
+    pub async fn start_gateway(&self) -> anyhow::Result<()> {
+        let gateway = self.gateways.start().await?;
         *self.gateway.write().await = Some(Arc::new(gateway));
         Ok(())
     }

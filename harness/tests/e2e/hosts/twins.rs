@@ -1,0 +1,28 @@
+//! Two machines from one disk image.
+
+use muster_harness::hosts::{PROJECT, Pace, copy_disk};
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_machines_with_one_identity_are_given_nothing() {
+    let Some(mut hosts) = Hosts::start(&["w1", "w2"], Pace::default()).await else { return };
+    let held = hosts.held("before", PROJECT, Some("w1")).await;
+    let image = hosts.farm.folder().join("image");
+    copy_disk(&hosts.farm.state_dir("w1"), &image).unwrap();
+    hosts.farm.run_worker("twin", "w2", &image, &[]).unwrap();
+    hosts.until_health("w1", "two machines", |health| health == "duplicate").await;
+    let waiting =
+        hosts.spawn("waits for one of them to leave", PROJECT, Some("w1"), &[Turn::text("x")]).await;
+    // As long as both are there it cannot start, however long that is.
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(hosts.status(&waiting).await["status"], "queued");
+    let id = hosts.spawn("the others", PROJECT, Some("w2"), &[Turn::text("worked")]).await;
+    hosts.assert_undisturbed(&id).await;
+    hosts.farm.kill_worker("twin");
+    hosts.until_health("w1", "alone again", |health| health == "connected").await;
+    hosts.assert_undisturbed(&waiting).await;
+    hosts.go(&held).await;
+    hosts.assert_undisturbed(&held.id).await;
+    hosts.finish();
+}
