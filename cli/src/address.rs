@@ -78,21 +78,33 @@ pub fn find_controller(named: Option<&str>) -> Result<Found, Failure> {
     })
 }
 
-/// `127.0.0.1:7420` or `http://127.0.0.1:7420` as a URI; anything else is refused with an example.
+/// `127.0.0.1:7420`, `http://127.0.0.1:7420` or `https://farm.example:7430` as a URI; anything else is refused with an
+/// example.
 pub fn uri(text: &str) -> Result<String, Failure> {
     let uri = if text.contains("://") { text.to_owned() } else { format!("http://{text}") };
     let refused = |why: &str| {
         Failure::usage(format!("controller address {text:?} {why}"))
-            .hint("it looks like http://127.0.0.1:7420")
+            .hint("it looks like http://127.0.0.1:7420 on this machine, https://farm.example:7430 elsewhere")
     };
     let parsed: tonic::codegen::http::Uri = uri.parse().map_err(|_| refused("is not one"))?;
-    if parsed.scheme_str() != Some("http") {
-        return Err(refused("must begin with http:// (this version speaks plain gRPC on loopback)"));
+    if !matches!(parsed.scheme_str(), Some("http" | "https")) {
+        return Err(refused("must begin with http:// or https://"));
     }
     if parsed.host().is_none_or(str::is_empty) || parsed.port_u16().is_none() {
         return Err(refused("needs a host and a port"));
     }
-    Ok(uri)
+    if parsed.path() != "/" && !parsed.path().is_empty() || parsed.query().is_some() {
+        return Err(refused("ends with its port"));
+    }
+    Ok(uri.trim_end_matches('/').to_owned())
+}
+
+/// Whether an address that [`uri`] took is of this machine: nobody else hears what is sent there.
+pub fn is_local(uri: &str) -> bool {
+    let parsed: Option<tonic::codegen::http::Uri> = uri.parse().ok();
+    let host = parsed.as_ref().and_then(|uri| uri.host()).unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']');
+    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
 }
 
 /// `$XDG_STATE_HOME/muster`, by default `~/.local/state/muster`.
@@ -144,11 +156,23 @@ mod tests {
     fn addresses_are_taken_with_and_without_scheme_and_refused_with_an_example() {
         assert_eq!(uri("127.0.0.1:7420").expect("taken"), "http://127.0.0.1:7420");
         assert_eq!(uri("http://[::1]:1").expect("taken"), "http://[::1]:1");
-        for bad in ["", "localhost", "http://", "https://a:1", "ftp://a:1", "http://a b:1", "127.0.0.1:99999"]
+        assert_eq!(uri("https://farm.example:7430/").expect("taken"), "https://farm.example:7430");
+        for bad in
+            ["", "localhost", "http://", "https://a", "ftp://a:1", "http://a b:1", "127.0.0.1:99999", "a:1/x"]
         {
             let failure = uri(bad).expect_err(bad);
             assert_eq!(failure.exit, Exit::Usage, "{bad}");
             assert!(failure.hint.contains("http://127.0.0.1:7420"));
+        }
+    }
+
+    #[test]
+    fn this_machine_is_told_from_others_that_look_like_it() {
+        for local in ["http://127.0.0.1:1", "http://[::1]:1", "http://localhost:1"] {
+            assert!(is_local(local), "{local}");
+        }
+        for other in ["http://127.0.0.1.evil.example:1", "http://192.0.2.7:1", "https://farm.example:1"] {
+            assert!(!is_local(other), "{other}");
         }
     }
 

@@ -8,6 +8,7 @@ use serde::Deserialize;
 use crate::{
     commands::{self, completion, maintain},
     roles::{controller, mcp, up, worker},
+    trust::Credentials,
 };
 
 const EXIT_CODES: &str = "\
@@ -57,12 +58,22 @@ pub enum Command {
 #[derive(Debug, Args)]
 #[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct WorkerCommand {
-    /// What to do to a worker that runs.
+    /// What to do as one, or to one that runs.
     #[command(subcommand)]
-    pub action: Option<maintain::Action>,
+    pub action: Option<WorkerAction>,
     /// As the role.
     #[command(flatten)]
     pub role: worker::Options,
+}
+
+/// What is done as a worker but running, and what is done to one.
+#[derive(Debug, Subcommand)]
+pub enum WorkerAction {
+    /// Make this machine a worker of a farm on another one, and run it
+    Join(Box<worker::Join>),
+    /// From anywhere.
+    #[command(flatten)]
+    Maintain(maintain::Action),
 }
 
 /// What every verb that talks to a controller takes.
@@ -70,7 +81,10 @@ pub struct WorkerCommand {
 pub struct Remote {
     /// Address of the controller [default: the running `muster up`, else http://127.0.0.1:7420]
     #[arg(long, env = "MUSTER_CONTROLLER", value_name = "URL", hide_env_values = true)]
+    #[arg(help_heading = "Controller")]
     pub controller: Option<String>,
+    #[command(flatten)]
+    pub credentials: Credentials,
     /// Print the result as JSON (see docs/cli.md for its shape)
     #[arg(long)]
     pub json: bool,
@@ -122,34 +136,6 @@ pub enum LogFormat {
     Text,
     /// One JSON object a line
     Json,
-}
-
-/// A length of time as people write it: `90s`, `30m`, `8h`, `2d`; a bare number is seconds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Span(u32);
-
-impl Span {
-    /// In whole seconds.
-    pub const fn seconds(self) -> u32 {
-        self.0
-    }
-}
-
-impl FromStr for Span {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        let digits = text.trim_end_matches(|c: char| c.is_ascii_alphabetic());
-        let unit = match &text[digits.len()..] {
-            "" | "s" => 1,
-            "m" => 60,
-            "h" => 3600,
-            "d" => 86_400,
-            _ => 0,
-        };
-        let seconds = digits.parse::<u32>().ok().filter(|_| unit > 0).and_then(|n| n.checked_mul(unit));
-        seconds.map(Self).ok_or_else(|| format!("{text:?} is not a time like 90s, 30m, 8h or 2d"))
-    }
 }
 
 /// `key=value`. The key is not empty.
@@ -264,16 +250,6 @@ mod tests {
         let refused = "0.0.0.0:7420".parse::<Listen>().expect_err("refused");
         assert!(refused.contains("loopback"), "{refused}");
         assert!("nonsense".parse::<Listen>().is_err());
-    }
-
-    #[test]
-    fn spans_have_a_unit_and_a_limit() {
-        for (text, seconds) in [("0s", 0), ("90", 90), ("30m", 1800), ("8h", 28_800), ("366d", 31_622_400)] {
-            assert_eq!(text.parse::<Span>().expect(text).seconds(), seconds);
-        }
-        for bad in ["", "h", "1.5h", "-1s", "1w", "99999d", "5 m"] {
-            assert!(bad.parse::<Span>().is_err(), "{bad}");
-        }
     }
 
     #[test]

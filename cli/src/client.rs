@@ -10,7 +10,10 @@ use muster_proto::{
         identity_service_client::IdentityServiceClient, session_service_client::SessionServiceClient,
     },
 };
-use muster_runtime::grpc::{self, TraceInterceptor};
+use muster_runtime::{
+    grpc::{self, TraceInterceptor},
+    tls,
+};
 use tonic::{
     Code, Request, Response, Status,
     metadata::{Ascii, MetadataValue},
@@ -22,10 +25,9 @@ use crate::{
     address::{self, Found, FoundBy},
     args::Remote,
     failure::{Exit, Failure},
+    trust::{Credentials, FarmRoot, Token},
 };
 
-/// Where the verbs find their access token. Not a flag: other users of a machine see a command line.
-const TOKEN_VARIABLE: &str = "MUSTER_TOKEN";
 /// How long a call that is no stream may take. Archiving may wait 10 s for the worker.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
 /// The same for what the controller asks of a worker first, for which it waits 30 s itself.
@@ -42,20 +44,17 @@ pub struct Caller {
 }
 
 impl Caller {
-    /// With the token in the environment, if there is one.
-    fn from_environment() -> Result<Self, Failure> {
-        let authorization = match std::env::var(TOKEN_VARIABLE) {
-            Ok(token) if !token.trim().is_empty() => {
-                let value = format!("Bearer {}", token.trim());
-                let mut value = MetadataValue::try_from(value).map_err(|_| {
-                    Failure::usage(format!("{TOKEN_VARIABLE} holds characters that no token has"))
-                })?;
-                value.set_sensitive(true);
-                Some(value)
-            }
-            _ => None,
-        };
-        Ok(Self { trace: TraceInterceptor, authorization })
+    /// With a token, if there is one. To another machine it goes over TLS only.
+    fn new(found: &Found, token: Option<&Token>) -> Result<Self, Failure> {
+        let Some(token) = token else { return Ok(Self { trace: TraceInterceptor, authorization: None }) };
+        if !found.uri.starts_with("https://") && !address::is_local(&found.uri) {
+            return Err(Failure::usage(format!("an access token is not sent to {} without TLS", found.uri))
+                .hint("use its https:// address, with --controller-root"));
+        }
+        let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose()))
+            .map_err(|_| Failure::usage("the access token holds characters that no token has"))?;
+        value.set_sensitive(true);
+        Ok(Self { trace: TraceInterceptor, authorization: Some(value) })
     }
 }
 
@@ -81,17 +80,29 @@ pub struct Client {
     found: Found,
 }
 
+/// A lazy connection, over TLS where the address says so.
+fn channel(found: &Found, root: Option<&FarmRoot>) -> Result<Channel, Failure> {
+    let cannot = "controller address cannot be used";
+    let Some(address) = found.uri.strip_prefix("https://") else {
+        return grpc::connect(&found.uri).map_err(|error| Failure::usage(cannot).caused_by(&error));
+    };
+    let root = root.ok_or_else(|| {
+        Failure::usage(format!("{} cannot be told from any other machine without the farm's root", found.uri))
+            .hint("name it with --controller-root: its hash, or the controller's ca/root.pem")
+    })?;
+    tls::connect(address, root.trust()?, None).map_err(|error| Failure::usage(cannot).caused_by(&error))
+}
+
 impl Client {
     /// Finds the controller; connects at the first call. Needs a runtime.
     pub fn new(remote: &Remote) -> Result<Self, Failure> {
-        Self::to(address::find_controller(remote.controller.as_deref())?)
+        Self::to(address::find_controller(remote.controller.as_deref())?, &remote.credentials)
     }
 
     /// The controller at an address that is already known.
-    pub fn to(found: Found) -> Result<Self, Failure> {
-        let channel = grpc::connect(&found.uri)
-            .map_err(|error| Failure::usage("controller address cannot be used").caused_by(&error))?;
-        let caller = Caller::from_environment()?;
+    pub fn to(found: Found, credentials: &Credentials) -> Result<Self, Failure> {
+        let channel = channel(&found, credentials.controller_root.as_ref())?;
+        let caller = Caller::new(&found, credentials.token()?.as_ref())?;
         let sessions = SessionServiceClient::with_interceptor(channel.clone(), caller.clone())
             .max_decoding_message_size(limits::MESSAGE_BYTES)
             .max_encoding_message_size(limits::MESSAGE_BYTES);
@@ -150,6 +161,9 @@ impl Client {
             None => {}
         }
         failure.hint(match self.found.by {
+            FoundBy::Named if uri.starts_with("https://") => {
+                "check --controller, and that --controller-root is the root of the farm there"
+            }
             FoundBy::Named => "check --controller and MUSTER_CONTROLLER, or start one with `muster up`",
             FoundBy::AddressFile => {
                 "the farm this address is from has ended: start it again with `muster up`"

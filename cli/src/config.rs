@@ -35,7 +35,20 @@ fn parse<T: Args + DeserializeOwned>(text: &str) -> Result<T, Failure> {
         };
         return Err(Failure::usage(format!("unknown key {unknown:?}")).hint(hint));
     }
-    toml::from_str(text).map_err(|error| refused(&error))
+    toml::from_str(text).map_err(|error| culprit::<T>(table, text).unwrap_or_else(|| refused(&error)))
+}
+
+/// The first key whose value cannot be taken, by name and line. Options that several roles share are read through a
+/// layer that forgets where it is.
+fn culprit<T: DeserializeOwned>(table: toml::Table, text: &str) -> Option<Failure> {
+    table.into_iter().find_map(|(key, value)| {
+        let alone = toml::Table::from_iter([(key.clone(), value)]);
+        let error = alone.try_into::<T>().err()?;
+        let is_of_key = |line: &&str| line.trim_start().trim_start_matches(['"', '\'']).starts_with(&key);
+        let line = text.lines().zip(1..).find(|(line, _)| is_of_key(line));
+        let line = line.map(|(_, number)| format!(" in line {number}")).unwrap_or_default();
+        Some(Failure::usage(format!("{key}{line}: {}", error.message())))
+    })
 }
 
 fn refused(error: &toml::de::Error) -> Failure {
@@ -113,6 +126,23 @@ mod tests {
             ("trust-project", "[\"a\"]"),
             ("allow-trust-mode", "[\"a\"]"),
             ("allow-push", "[\"a\"]"),
+            ("remote-listen", "\"0.0.0.0:0\""),
+            ("remote-name", "[\"farm.example\"]"),
+            ("certificate-life", "\"1h\""),
+            ("heartbeat", "\"1s\""),
+            ("unreachable-after", "\"5s\""),
+            ("caller-weight", "[\"a=2\"]"),
+            ("caller-cap", "[\"2\", \"a=3\"]"),
+            ("project-cap", "[\"a=3\"]"),
+            ("serve-declared", "\"yes\""),
+            ("declared-allow", "[\"push\"]"),
+            ("mirror-limit", "\"1GiB\""),
+            ("session-memory", "\"1GiB\""),
+            ("disk-reserve", "\"1GiB\""),
+            ("starts-at-once", "2"),
+            ("output-limit", "\"1GiB\""),
+            ("keep-ended", "7"),
+            ("keep-workspace", "7"),
             ("claude-env", "[\"A=b\"]"),
             ("claude-pass-env", "[\"A\"]"),
         ];

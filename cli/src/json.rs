@@ -165,6 +165,9 @@ pub fn worker(worker: &Worker) -> Value {
         "memoryAvailableBytes": worker.heartbeat.map(|_| heartbeat.memory_available_bytes),
         "diskAvailableBytes": worker.heartbeat.map(|_| heartbeat.disk_available_bytes),
         "loadPercent": worker.heartbeat.map(|_| heartbeat.load_percent),
+        "servesDeclared": worker.serves_declared,
+        "mirroredProjects": worker.mirrored_projects,
+        "certificateExpiresAt": moment(worker.certificate_expires_at.as_ref()),
         "maintenance": worker.maintenance.as_ref().map(|maintenance| json!({
             "mode": show::maintenance_mode(maintenance.mode()),
             "reason": text(&maintenance.reason),

@@ -18,6 +18,9 @@ mod output;
 mod roles;
 mod session_table;
 mod show;
+mod size;
+mod span;
+mod trust;
 mod watch;
 
 use std::{path::Path, process::ExitCode};
@@ -25,7 +28,7 @@ use std::{path::Path, process::ExitCode};
 use clap::Parser as _;
 
 use crate::{
-    args::{Cli, Command},
+    args::{Cli, Command, WorkerAction},
     failure::{Exit, Failure},
 };
 
@@ -48,7 +51,8 @@ fn run(command: Command) -> Result<Exit, Failure> {
         Command::Up(options) => roles::up::run(*options),
         Command::Controller(options) => roles::controller::run(options),
         Command::Worker(worker) => match worker.action {
-            Some(action) => commands::maintain(action),
+            Some(WorkerAction::Join(join)) => roles::worker::enrol(*join),
+            Some(WorkerAction::Maintain(action)) => commands::maintain(action),
             None => roles::worker::run(worker.role),
         },
         Command::Mcp(options) => roles::mcp::run(options),

@@ -8,11 +8,13 @@ pub mod engine;
 pub mod fleet;
 pub mod identity;
 pub mod output;
+pub mod projects;
 pub mod scheduler;
 pub mod service;
 pub mod session;
 pub mod state_dir;
 pub mod store;
+pub mod tasks;
 
 use std::{
     io,
@@ -28,7 +30,10 @@ use muster_runtime::{
     task::{self, Task},
     tls,
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
@@ -39,6 +44,7 @@ use crate::{
     scheduler::Policy,
     state_dir::{StateDir, StateDirError},
     store::{memory::Memory, sled::Sled},
+    tasks::Tasks,
 };
 
 /// Life of a worker's certificate where nobody can ask for one.
@@ -75,6 +81,15 @@ pub struct Config {
     pub keep_ended: Option<Duration>,
     /// How the farm is shared between callers and projects.
     pub policy: Policy,
+    /// How far sessions may spawn sessions.
+    pub tree: engine::TreeLimits,
+    /// How long a worker that hears nothing of the controller may run attempts of projects whose sessions are
+    /// started elsewhere then (`on_lost: restart`). Zero: such sessions wait for their worker as all others do.
+    /// Many heartbeats, or a hiccup ends sessions.
+    pub lease: Duration,
+    /// What passes beyond the lease before they are started elsewhere: the longest a worker takes to stop a
+    /// session, and a margin for clocks that run at different speeds. Must not be less than what workers take.
+    pub lease_margin: Duration,
     /// Where other machines reach it, over TLS; none: not at all.
     pub remote: Option<Remote>,
 }
@@ -101,7 +116,7 @@ impl Remote {
 
 impl Config {
     /// The defaults: sled, a heartbeat every 2 s, unreachable after 10 s, archived sessions kept for 30 days,
-    /// everybody alike.
+    /// everybody alike, leases of 60 s and 45 s beyond.
     #[must_use]
     pub fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
         Self {
@@ -112,6 +127,9 @@ impl Config {
             unreachable_after: Duration::from_secs(10),
             keep_ended: Some(Duration::from_secs(30 * 24 * 3600)),
             policy: Policy::default(),
+            tree: engine::TreeLimits::default(),
+            lease: Duration::from_secs(60),
+            lease_margin: Duration::from_secs(45),
             remote: None,
         }
     }
@@ -197,6 +215,10 @@ impl Controller {
             unreachable_after: config.unreachable_after,
             keep_ended: config.keep_ended,
             policy: config.policy,
+            tree: config.tree,
+            lease: config.lease,
+            lease_margin: config.lease_margin,
+            heartbeat_interval: config.heartbeat_interval,
         };
         let life = config.remote.as_ref().map_or(CERTIFICATE_LIFE, |remote| remote.certificate_life);
         let identities = Identities::open(&config.state_dir, Arc::clone(&store), life).await?;
@@ -204,6 +226,7 @@ impl Controller {
             Some(remote) => Some(Door::open(remote, &identities).await?),
             None => None,
         };
+        let tasks = Tasks::open(Arc::clone(&store)).await.map_err(identity::OpenError::from)?;
         let stop_engine = Shutdown::new();
         let (handle, mut engine) =
             engine::start(engine_config, store, replicas.clone(), shutdown.clone(), stop_engine.clone())
@@ -212,11 +235,13 @@ impl Controller {
             engine: handle,
             replicas,
             identities,
+            tasks: tasks.clone(),
             remote_address: remote.as_ref().map(|door| door.address.clone()),
             queries: Queries::new(queries::PATIENCE),
             leaving: shutdown.clone(),
             heartbeat_interval: config.heartbeat_interval,
             unreachable_after: config.unreachable_after,
+            lease: config.lease,
             links: Arc::new(AtomicU64::new(1)),
         };
         let remote_addr = remote.as_ref().map(|door| door.addr);
@@ -226,6 +251,12 @@ impl Controller {
         };
         let router = service::router(context).await?;
         info!(addr = %local_addr, state = %config.state_dir.display(), "the controller listens");
+        let sweep = task::spawn("sweep tasks", async move {
+            loop {
+                sleep(tasks::SWEEP_EVERY).await;
+                tasks.sweep().await;
+            }
+        });
         let main = task::spawn("controller", async move {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let leaving = shutdown.clone();
@@ -251,6 +282,7 @@ impl Controller {
                     error!(error = %error, "the engine ended badly; what was acknowledged is in the store");
                 }
             }
+            drop(sweep);
             drop(state_dir);
             info!("the controller has left");
         });

@@ -1,23 +1,34 @@
-//! Logs to stderr and, when configured, spans by OTLP. Called once per process, by `main`.
+//! Logs to stderr; spans, metrics and events by OTLP when an endpoint is configured; metrics as text when an address
+//! is. Called once per process, by `main`.
 //!
-//! stdout is never touched: it belongs to data and to MCP. A dead or slow collector costs nothing but its spans.
+//! stdout is never touched: it belongs to data and to MCP. A dead or slow collector costs nothing but what it does not
+//! take: every queue is bounded and gives way by dropping, every export has threads of its own and a deadline, and the
+//! process's end waits for at most two seconds in all.
+//!
+//! An **event** is a log line with a name that begins with `muster.`: `tracing::info!(name: "muster.session.state_changed",
+//! ..)`. Events and our spans leave by OTLP whatever the log filter says; other lines as far as it lets them through.
 
-use std::time::Duration;
+mod context;
+mod otlp;
+pub mod semconv;
 
-use opentelemetry::{
-    KeyValue,
-    propagation::TextMapPropagator as _,
-    trace::{TraceContextExt as _, TracerProvider as _},
+use std::{net::SocketAddr, time::Duration};
+
+use opentelemetry_sdk::propagation::TraceContextPropagator;
+use tracing::Metadata;
+use tracing_subscriber::{
+    EnvFilter, Layer as _,
+    filter::{FilterExt as _, FilterFn, LevelFilter},
+    layer::SubscriberExt as _,
+    util::SubscriberInitExt as _,
 };
-use opentelemetry_otlp::{SpanExporter, WithExportConfig as _};
-use opentelemetry_sdk::{Resource, propagation::TraceContextPropagator, trace::SdkTracerProvider};
-use tracing::Span;
-use tracing_opentelemetry::OpenTelemetrySpanExt as _;
-use tracing_subscriber::{EnvFilter, Layer as _, layer::SubscriberExt as _, util::SubscriberInitExt as _};
+
+pub use self::context::{link_to_traceparent, set_parent_from_traceparent, traceparent};
+use crate::metrics;
 
 /// Libraries whose own chatter would drown ours at debug level.
 const QUIET: &str = "h2=warn,hyper=warn,hyper_util=warn,tonic=warn,tower=warn,rmcp=warn,sled=warn,opentelemetry=error,opentelemetry_sdk=error,opentelemetry-otlp=error";
-/// How long the last spans may take to leave at the end of the process.
+/// How long one export may take, and the last ones together at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// How lines look.
@@ -41,7 +52,7 @@ pub struct Config {
     pub filter: String,
     /// How lines look.
     pub format: LogFormat,
-    /// Where spans go by OTLP over gRPC, e.g. `http://127.0.0.1:4317`. None: tracing is off.
+    /// Where spans, metrics and events go by OTLP over gRPC, e.g. `http://127.0.0.1:4317`. None: nowhere.
     pub otlp_endpoint: Option<String>,
 }
 
@@ -64,6 +75,14 @@ pub enum InitError {
         /// Why.
         reason: String,
     },
+    /// The address for metrics cannot be bound.
+    #[error("metrics cannot be served on {addr}: {source}")]
+    Metrics {
+        /// As given.
+        addr: SocketAddr,
+        /// Why.
+        source: std::io::Error,
+    },
     /// Called twice.
     #[error("telemetry is already set up in this process")]
     AlreadySet,
@@ -71,79 +90,105 @@ pub enum InitError {
 
 /// Keeps telemetry alive; sends what is left when dropped, for at most two seconds.
 #[derive(Debug, Default)]
-#[must_use = "dropping the guard ends the export of spans"]
+#[must_use = "dropping the guard ends the export of spans and the serving of metrics"]
 pub struct Guard {
-    provider: Option<SdkTracerProvider>,
+    otlp: Option<otlp::Providers>,
+    metrics: Option<otlp::Metrics>,
+    server: Option<metrics::serve::Server>,
+}
+
+impl Guard {
+    /// Where `/metrics` is served.
+    #[must_use]
+    pub fn metrics_addr(&self) -> Option<SocketAddr> {
+        self.server.as_ref().map(|server| server.addr)
+    }
 }
 
 impl Drop for Guard {
     fn drop(&mut self) {
-        if let Some(provider) = self.provider.take() {
-            // A collector that is away must not keep the process: what cannot be sent in time is lost.
-            let _ = provider.shutdown_with_timeout(FLUSH_TIMEOUT);
+        drop(self.server.take());
+        let mut shutdowns = self.otlp.take().map(otlp::Providers::shutdowns).unwrap_or_default();
+        if let Some(metrics) = self.metrics.take() {
+            shutdowns.push(metrics.shutdown());
         }
+        otlp::run(shutdowns, FLUSH_TIMEOUT);
     }
 }
 
-/// Sets up logs and, when configured, spans. Needs a tokio runtime when `otlp_endpoint` is set.
+/// Sets up logs and, when configured, what goes by OTLP. Needs a tokio runtime when `otlp_endpoint` is set.
 ///
 /// # Errors
 /// See [`InitError`]; nothing is set up then.
 pub fn init(config: &Config) -> Result<Guard, InitError> {
-    let filter = EnvFilter::try_new(format!("{QUIET},{}", config.filter))
-        .map_err(|error| InitError::Filter { filter: config.filter.clone(), reason: error.to_string() })?;
+    init_with_metrics(config, None)
+}
+
+/// [`init`], and serves metrics as text at `/metrics` of an address. Needs a tokio runtime then.
+///
+/// # Errors
+/// See [`InitError`]; nothing is set up then.
+pub fn init_with_metrics(
+    config: &Config,
+    listen: Option<metrics::serve::Listen>,
+) -> Result<Guard, InitError> {
+    let filter = filter(config)?;
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(true);
     let lines = match config.format {
         LogFormat::Text => lines.with_ansi(std::io::IsTerminal::is_terminal(&std::io::stderr())).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
-    opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-    let provider = config.otlp_endpoint.as_deref().map(|endpoint| exporter(config, endpoint)).transpose()?;
-    let spans = provider
-        .as_ref()
-        .map(|provider| tracing_opentelemetry::layer().with_tracer(provider.tracer(config.service_name)));
+    let resource = otlp::resource(config);
+    let endpoint = config.otlp_endpoint.as_deref();
+    let providers =
+        endpoint.map(|endpoint| otlp::Providers::new(endpoint, FLUSH_TIMEOUT, &resource)).transpose()?;
+    let readers = otlp::Metrics::new(endpoint, listen.is_some(), FLUSH_TIMEOUT, resource)?;
+    let server = match (&readers, listen) {
+        (Some(readers), Some(listen)) => Some(
+            metrics::serve::start(listen.0, readers.registry.clone())
+                .map_err(|source| InitError::Metrics { addr: listen.0, source })?,
+        ),
+        _ => None,
+    };
+    let guard = Guard { otlp: providers, metrics: readers, server };
+    let spans = match &guard.otlp {
+        Some(providers) => {
+            Some(providers.spans(config.service_name).with_filter(self::filter(config)?.or(ours())))
+        }
+        None => None,
+    };
+    let events = match &guard.otlp {
+        Some(providers) => Some(providers.events().with_filter(self::filter(config)?.or(ours()))),
+        None => None,
+    };
     tracing_subscriber::registry()
-        .with(filter)
-        .with(lines)
         .with(spans)
+        .with(events)
+        .with(lines.with_filter(filter))
         .try_init()
         .map_err(|_| InitError::AlreadySet)?;
-    Ok(Guard { provider })
-}
-
-fn exporter(config: &Config, endpoint: &str) -> Result<SdkTracerProvider, InitError> {
-    let exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(endpoint)
-        .with_timeout(FLUSH_TIMEOUT)
-        .build()
-        .map_err(|error| InitError::Exporter { endpoint: endpoint.to_owned(), reason: error.to_string() })?;
-    let resource = Resource::builder()
-        .with_service_name(config.service_name)
-        .with_attribute(KeyValue::new("service.version", config.version))
-        .build();
-    Ok(SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build())
-}
-
-/// The W3C `traceparent` of the current span; empty when there is none that is exported.
-#[must_use]
-pub fn traceparent() -> String {
-    let context = Span::current().context();
-    if !context.span().span_context().is_valid() {
-        return String::new();
+    opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    if let Some(readers) = &guard.metrics {
+        readers.install();
     }
-    let mut carrier = std::collections::HashMap::new();
-    TraceContextPropagator::new().inject_context(&context, &mut carrier);
-    carrier.remove("traceparent").unwrap_or_default()
+    Ok(guard)
 }
 
-/// Makes `span` a child of the span a `traceparent` names. Ignores an empty or malformed one.
-pub fn set_parent_from_traceparent(span: &Span, traceparent: &str) {
-    let carrier = std::collections::HashMap::from([("traceparent".to_owned(), traceparent.to_owned())]);
-    let context = TraceContextPropagator::new().extract(&carrier);
-    if context.span().span_context().is_valid() {
-        // Fails only when no OpenTelemetry layer is installed: then there is nothing to join.
-        let _ = span.set_parent(context);
+fn filter(config: &Config) -> Result<EnvFilter, InitError> {
+    EnvFilter::try_new(format!("{QUIET},{}", config.filter))
+        .map_err(|error| InitError::Filter { filter: config.filter.clone(), reason: error.to_string() })
+}
+
+/// Our spans and events, which an operator who wants few lines wants all the same.
+fn ours() -> FilterFn {
+    FilterFn::new(is_ours as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::INFO)
+}
+
+fn is_ours(metadata: &Metadata<'_>) -> bool {
+    if metadata.is_span() {
+        metadata.target().starts_with("muster")
+    } else {
+        metadata.name().starts_with("muster.")
     }
 }
 

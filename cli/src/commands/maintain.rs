@@ -1,18 +1,22 @@
-//! `muster worker cordon`, `drain` and `uncordon`: a machine is taken out of service and put back.
+//! `muster worker cordon`, `drain`, `uncordon` and `revoke`: a machine is taken out of service and put back, or for good.
 
 use std::time::{Duration, SystemTime};
 
 use clap::{Args, Subcommand};
-use muster_proto::v1::{CordonWorkerRequest, DrainWorkerRequest, UncordonWorkerRequest, Worker};
+use muster_proto::v1::{
+    CordonWorkerRequest, DrainWorkerRequest, RevokeWorkerRequest, UncordonWorkerRequest, Worker,
+};
+use serde_json::json;
 use tonic::Request;
 
 use super::workers;
 use crate::{
-    args::{Remote, Span},
+    args::Remote,
     client::Client,
     failure::{Exit, Failure},
     json,
     output::Output,
+    span::Span,
 };
 
 /// How much longer than the wait it asks for a call may take.
@@ -27,6 +31,8 @@ pub enum Action {
     Drain(Drain),
     /// Let a worker have new sessions again
     Uncordon(Uncordon),
+    /// Take a worker's identity away: it has to join again
+    Revoke(Revoke),
 }
 
 /// Arguments of `worker cordon`.
@@ -68,6 +74,15 @@ pub struct Uncordon {
     remote: Remote,
 }
 
+/// Arguments of `worker revoke`.
+#[derive(Debug, Args)]
+pub struct Revoke {
+    /// Name of the worker
+    worker: String,
+    #[command(flatten)]
+    remote: Remote,
+}
+
 /// Does it. Doing it again is fine.
 pub async fn run(action: Action) -> Result<Exit, Failure> {
     match action {
@@ -86,7 +101,24 @@ pub async fn run(action: Action) -> Result<Exit, Failure> {
             show(&options.remote, &worker, "takes sessions again")
         }
         Action::Drain(options) => drain(options).await,
+        Action::Revoke(options) => revoke(options).await,
     }
+}
+
+async fn revoke(options: Revoke) -> Result<Exit, Failure> {
+    let mut client = Client::new(&options.remote)?;
+    let output = Output::new(options.remote.json);
+    let request = RevokeWorkerRequest { worker: options.worker.clone() };
+    let result = client.identity.revoke_worker(Client::call(request)).await;
+    client.result(result)?;
+    if output.json {
+        output.document(&json!({ "worker": options.worker, "revoked": true }))?;
+    } else {
+        let what =
+            "revoked: it is cut off, its sessions go on there and are unreachable until it joins again";
+        output.line(&format!("{}  {what}", crate::show::line(&options.worker)))?;
+    }
+    Ok(Exit::Ok)
 }
 
 async fn drain(options: Drain) -> Result<Exit, Failure> {

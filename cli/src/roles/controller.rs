@@ -1,5 +1,9 @@
 //! `muster controller`.
 
+mod door;
+mod pace;
+mod shares;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -10,6 +14,7 @@ use clap::{Args, ValueEnum};
 use muster_controller::{Controller, StoreKind};
 use serde::Deserialize;
 
+pub use self::{door::Door, pace::Pace, shares::Shares};
 use super::{Layer, make_state_dir, resolve};
 use crate::{
     address,
@@ -36,6 +41,15 @@ pub struct Options {
     /// Forget archived sessions, with their output, after so many days; 0 keeps them for ever [default: 30]
     #[arg(long, env = "MUSTER_KEEP_ARCHIVED", hide_env_values = true, value_name = "DAYS")]
     keep_archived: Option<u32>,
+    #[command(flatten)]
+    #[serde(flatten)]
+    door: Door,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pace: Pace,
+    #[command(flatten)]
+    #[serde(flatten)]
+    shares: Shares,
     /// Read options from this TOML file; its keys are the flags
     #[arg(long, env = "MUSTER_CONFIG", hide_env_values = true, value_name = "FILE")]
     #[serde(skip)]
@@ -67,6 +81,9 @@ impl Layer for Options {
             port_file: self.port_file.or(lower.port_file),
             store: self.store.or(lower.store),
             keep_archived: self.keep_archived.or(lower.keep_archived),
+            door: self.door.or(lower.door),
+            pace: self.pace.or(lower.pace),
+            shares: self.shares.or(lower.shares),
             config: self.config,
             logs: self.logs.or(lower.logs),
         }
@@ -81,13 +98,16 @@ pub fn default_listen() -> SocketAddr {
 /// Runs until a signal.
 pub fn run(flags: Options) -> Result<Exit, Failure> {
     let options = resolve(flags)?;
+    let listen = options.listen.map_or_else(default_listen, |listen| listen.0);
+    let mut config = muster_controller::Config::new(listen, PathBuf::new());
+    options.pace.set(&mut config)?;
+    config.policy = options.shares.check()?;
+    config.remote = options.door.check()?;
     let state_dir = match options.state_dir {
         Some(dir) => dir,
         None => address::state_root()?.join("controller"),
     };
-    let state_dir = make_state_dir(&state_dir)?;
-    let listen = options.listen.map_or_else(default_listen, |listen| listen.0);
-    let mut config = muster_controller::Config::new(listen, state_dir);
+    config.state_dir = make_state_dir(&state_dir)?;
     if options.store == Some(Store::Memory) {
         config.store = StoreKind::Memory;
     }

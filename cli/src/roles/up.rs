@@ -29,7 +29,9 @@ use serde_json::json;
 use stderr_log::Redirected;
 
 use super::{
-    Layer, controller, list,
+    Layer,
+    controller::{self, Door, Pace, Shares},
+    list,
     machine::{self, Claude, Projects, find_claude, host_name},
     make_state_dir, mcp, resolve,
     worker::{self, SLOTS},
@@ -41,6 +43,7 @@ use crate::{
     failure::{Exit, Failure},
     live,
     output::Output,
+    trust::Credentials,
 };
 
 /// How many ports after a taken one are tried.
@@ -87,6 +90,15 @@ pub struct Options {
     #[command(flatten)]
     #[serde(flatten)]
     claude: Claude,
+    #[command(flatten)]
+    #[serde(flatten)]
+    door: Door,
+    #[command(flatten)]
+    #[serde(flatten)]
+    pace: Pace,
+    #[command(flatten)]
+    #[serde(flatten)]
+    shares: Shares,
     /// Print the addresses, then every change of a session, as one JSON document a line
     #[arg(long)]
     #[serde(skip)]
@@ -116,6 +128,9 @@ impl Layer for Options {
             allow_trust_mode: list(self.allow_trust_mode, lower.allow_trust_mode),
             allow_push: list(self.allow_push, lower.allow_push),
             claude: self.claude.or(lower.claude),
+            door: self.door.or(lower.door),
+            pace: self.pace.or(lower.pace),
+            shares: self.shares.or(lower.shares),
             json: self.json,
             config: self.config,
             logs: self.logs.or(lower.logs),
@@ -147,7 +162,8 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
 /// Everything the farm is started with, checked.
 struct Plan {
     root: PathBuf,
-    listen: SocketAddr,
+    /// Its port gives way to a free one.
+    controller: muster_controller::Config,
     http: SocketAddr,
     worker: WorkerId,
     slots: u32,
@@ -160,14 +176,21 @@ impl Plan {
     fn new(options: &Options) -> Result<Self, Failure> {
         let slots = worker::check_slots(options.slots)?;
         let projects = projects(options)?;
+        let listen = options.listen.map_or_else(controller::default_listen, |listen| listen.0);
+        let mut controller = muster_controller::Config::new(listen, PathBuf::new());
+        options.pace.set(&mut controller)?;
+        controller.policy = options.shares.check()?;
+        controller.remote = options.door.check()?;
         let claude = options.claude.settings(find_claude(options.claude.claude.as_deref())?);
         let root = match &options.state_dir {
             Some(dir) => dir.clone(),
             None => address::state_root()?,
         };
+        let root = make_state_dir(&root)?;
+        controller.state_dir = root.join("controller");
         Ok(Self {
-            root: make_state_dir(&root)?,
-            listen: options.listen.map_or_else(controller::default_listen, |listen| listen.0),
+            root,
+            controller,
             http: options.http.map_or_else(|| SocketAddr::from(([127, 0, 0, 1], 7421)), |listen| listen.0),
             worker: WorkerId::from_host_name(&host_name()),
             slots,
@@ -251,8 +274,8 @@ struct Farm {
 
 impl Farm {
     async fn start(plan: &Plan, shutdown: &Shutdown) -> Result<Self, Failure> {
-        let listen = free_port(plan.listen, None);
-        let config = muster_controller::Config::new(listen, plan.root.join("controller"));
+        let listen = free_port(plan.controller.listen, None);
+        let config = muster_controller::Config { listen, ..plan.controller.clone() };
         let controller = Controller::start(config, shutdown.clone())
             .await
             .map_err(|error| controller::start_failed(&error))?;
@@ -263,7 +286,9 @@ impl Farm {
                 .await
                 .map_err(|error| mcp::start_failed(&error))?;
         let config = muster_worker::Config {
-            controller: uri.clone(),
+            controller: uri.clone().into(),
+            declared: muster_worker::DeclaredConfig::default(),
+            needs: muster_worker::Needs::default(),
             name: plan.worker.clone(),
             state_dir: plan.root.join("worker"),
             slots: plan.slots,
@@ -293,7 +318,7 @@ impl Farm {
         log: Option<&Path>,
     ) -> Result<Exit, Failure> {
         let found = Found { uri: self.address.controller.clone(), by: FoundBy::Named };
-        let client = Client::to(found)?;
+        let client = Client::to(found, &Credentials::default())?;
         let claude_version = joined(client.clone(), plan, shutdown).await;
         if let Err(error) = self.address.write(&plan.root) {
             tracing::warn!(error = %error, "the address file cannot be written; verbs need --controller");

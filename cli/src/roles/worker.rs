@@ -1,148 +1,143 @@
-//! `muster worker`.
+//! `muster worker` and `muster worker join`: a machine that runs sessions.
+//!
+//! A machine that has joined a farm finds its identity in its state folder: `muster worker` alone goes on being that
+//! worker. Everything a worker is told about its machine is in [`Machine`].
+
+mod joining;
+mod machine_options;
 
 use std::path::{Path, PathBuf};
 
 use clap::Args;
 use muster_proto::ids::WorkerId;
-use muster_worker::Worker;
+use muster_worker::{Controller, Worker, join};
 use serde::Deserialize;
 
+pub use self::{
+    joining::{Join, enrol},
+    machine_options::{Machine, SLOTS, check_slots},
+};
 use super::{
-    Layer, list,
-    machine::{Claude, Projects, find_claude, host_name},
+    Layer,
+    machine::{Projects, find_claude, host_name},
     make_state_dir, resolve,
 };
 use crate::{
     address,
-    args::{KeyValue, Logs, Project},
     failure::{Exit, Failure},
 };
 
-/// Sessions that may run side by side on one worker.
-pub const SLOTS: std::ops::RangeInclusive<i64> = 1..=1000;
+/// Folder of the worker that has joined, beside those that have not.
+const JOINED: &str = "joined";
 
 /// Options of `worker`.
 #[derive(Debug, Default, Args, Deserialize)]
 #[serde(rename_all = "kebab-case", default)]
 pub struct Options {
-    /// Address of the controller [default: the running `muster up`, else http://127.0.0.1:7420]
+    /// Address of a controller on this machine [default: the farm this machine joined, else the running `muster up`,
+    /// else http://127.0.0.1:7420]
     #[arg(long, env = "MUSTER_CONTROLLER", hide_env_values = true, value_name = "URL")]
     controller: Option<String>,
-    /// Name of this worker, the same at every start [default: the host's name]
-    #[arg(long, env = "MUSTER_NAME", hide_env_values = true)]
-    name: Option<WorkerId>,
-    /// Folder for the sessions that run here [default: ~/.local/state/muster/worker-NAME]
-    #[arg(long, env = "MUSTER_STATE_DIR", hide_env_values = true, value_name = "DIR")]
-    state_dir: Option<PathBuf>,
-    /// How many sessions may run side by side, 1 to 1000 [default: 2 a core, at most 8]
-    #[arg(long, env = "MUSTER_SLOTS", hide_env_values = true, value_name = "N")]
-    #[arg(value_parser = clap::value_parser!(u32).range(SLOTS))]
-    slots: Option<u32>,
-    /// A label by which sessions choose workers; repeat for several
-    #[arg(
-        long,
-        env = "MUSTER_LABEL",
-        hide_env_values = true,
-        value_name = "KEY=VALUE",
-        value_delimiter = ','
-    )]
-    label: Vec<KeyValue>,
-    /// A directory or repository that sessions may work in; repeat for several
-    #[arg(long, env = "MUSTER_PROJECT", hide_env_values = true, value_name = "NAME=PATH")]
-    project: Vec<Project>,
-    /// Use the settings, hooks and MCP servers that this project's repository brings along
-    #[arg(long, value_name = "NAME")]
-    trust_project: Vec<String>,
-    /// Let sessions of this project ask for trust mode
-    #[arg(long, value_name = "NAME")]
-    allow_trust_mode: Vec<String>,
-    /// Let branches of this project's sessions be pushed to its remotes (`muster push`)
-    #[arg(long, value_name = "NAME")]
-    allow_push: Vec<String>,
     #[command(flatten)]
     #[serde(flatten)]
-    claude: Claude,
-    /// Read options from this TOML file; its keys are the flags
-    #[arg(long, env = "MUSTER_CONFIG", hide_env_values = true, value_name = "FILE")]
-    #[serde(skip)]
-    config: Option<PathBuf>,
-    #[command(flatten)]
-    #[serde(flatten)]
-    logs: Logs,
+    machine: Machine,
 }
 
 impl Layer for Options {
     fn config(&self) -> Option<&Path> {
-        self.config.as_deref()
+        self.machine.config.as_deref()
     }
 
     fn or(self, lower: Self) -> Self {
-        Self {
-            controller: self.controller.or(lower.controller),
-            name: self.name.or(lower.name),
-            state_dir: self.state_dir.or(lower.state_dir),
-            slots: self.slots.or(lower.slots),
-            label: list(self.label, lower.label),
-            project: list(self.project, lower.project),
-            trust_project: list(self.trust_project, lower.trust_project),
-            allow_trust_mode: list(self.allow_trust_mode, lower.allow_trust_mode),
-            allow_push: list(self.allow_push, lower.allow_push),
-            claude: self.claude.or(lower.claude),
-            config: self.config,
-            logs: self.logs.or(lower.logs),
-        }
-    }
-}
-
-/// How many sessions run side by side by default: claude mostly waits for its API, its tools do not.
-pub fn default_slots() -> u32 {
-    let cores = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    u32::try_from(cores * 2).unwrap_or(u32::MAX).min(8)
-}
-
-/// Refuses what a file can say and a flag cannot.
-pub fn check_slots(slots: Option<u32>) -> Result<u32, Failure> {
-    match slots {
-        None => Ok(default_slots()),
-        Some(slots @ 1..=1000) => Ok(slots),
-        Some(slots) => Err(Failure::usage(format!("slots is {slots}, and must be 1 to 1000"))),
+        Self { controller: self.controller.or(lower.controller), machine: self.machine.or(lower.machine) }
     }
 }
 
 /// Runs until a signal. Sessions go on without it.
 pub fn run(flags: Options) -> Result<Exit, Failure> {
     let options = resolve(flags)?;
-    let slots = check_slots(options.slots)?;
-    let controller = address::find_controller(options.controller.as_deref())?.uri;
-    let name = options.name.unwrap_or_else(|| WorkerId::from_host_name(&host_name()));
-    let projects = Projects {
-        named: options.project,
-        trusted: options.trust_project,
-        trust_mode: options.allow_trust_mode,
-        push: options.allow_push,
-    };
-    if projects.named.is_empty() {
-        return Err(Failure::usage("a worker without a project can run nothing")
-            .hint("name one with --project NAME=PATH, for example --project web=/srv/web"));
+    let (controller, name, state_dir) = who(&options)?;
+    start(options.machine, controller, name, &state_dir)
+}
+
+/// Whose worker this machine is, under which name, and where that is kept.
+fn who(options: &Options) -> Result<(Controller, WorkerId, PathBuf), Failure> {
+    let machine = &options.machine;
+    if options.controller.as_deref().is_none_or(str::is_empty) {
+        let state_dir = joined_dir(machine.state_dir.as_deref())?;
+        if join::has_joined(&state_dir) {
+            let failed = |error: &dyn std::error::Error| {
+                Failure::new(Exit::Failed, "the identity of this worker cannot be used").caused_by(error)
+            };
+            let stored = join::Membership::load(&state_dir).map_err(|error| failed(&error))?;
+            if let Some(membership) = stored {
+                let name = machine.name.clone().unwrap_or(membership.worker);
+                return Ok((Controller::Joined, name, state_dir));
+            }
+        }
     }
-    let projects = projects.check()?;
-    let program = find_claude(options.claude.claude.as_deref())?;
-    let state_dir = match options.state_dir {
-        Some(dir) => dir,
+    let uri = address::find_controller(options.controller.as_deref())?.uri;
+    if uri.starts_with("https://") {
+        return Err(Failure::usage(format!("a worker gets to {uri} by joining, not by an address"))
+            .hint("`muster token create` at the controller prints what `muster worker join` takes here"));
+    }
+    let name = machine.name.clone().unwrap_or_else(|| WorkerId::from_host_name(&host_name()));
+    let state_dir = match &machine.state_dir {
+        Some(dir) => dir.clone(),
         None => address::state_root()?.join(format!("worker-{name}")),
     };
+    Ok((Controller::Local(uri), name, state_dir))
+}
+
+/// Where a worker that joins keeps what it is.
+fn joined_dir(named: Option<&Path>) -> Result<PathBuf, Failure> {
+    match named {
+        Some(dir) => Ok(dir.to_owned()),
+        None => Ok(address::state_root()?.join(JOINED)),
+    }
+}
+
+/// Checks what the machine brings and runs the worker.
+fn start(
+    machine: Machine,
+    controller: Controller,
+    name: WorkerId,
+    state_dir: &Path,
+) -> Result<Exit, Failure> {
+    let slots = check_slots(machine.slots)?;
+    let joined = controller == Controller::Joined;
+    let declared = machine.declared.config(joined);
+    let projects = Projects {
+        named: machine.project,
+        trusted: machine.trust_project,
+        trust_mode: machine.allow_trust_mode,
+        push: machine.allow_push,
+    };
+    if projects.named.is_empty() && !declared.serve {
+        return Err(Failure::usage("a worker without a project can run nothing").hint(
+            "name one with --project NAME=PATH, for example --project web=/srv/web, or serve those declared at the \
+             controller with --serve-declared yes",
+        ));
+    }
+    let projects = projects.check()?;
+    let program = find_claude(machine.claude.claude.as_deref())?;
+    let mut claude = machine.claude.settings(program);
+    let mut timing = muster_worker::Timing::default();
+    machine.keep.set(&mut timing, &mut claude);
     let config = muster_worker::Config {
         controller,
         name,
-        state_dir: make_state_dir(&state_dir)?,
+        state_dir: make_state_dir(state_dir)?,
         slots,
-        labels: options.label.into_iter().map(|label| (label.key, label.value)).collect(),
+        labels: machine.label.into_iter().map(|label| (label.key, label.value)).collect(),
         projects,
-        claude: options.claude.settings(program),
+        declared,
+        needs: machine.needs.config(),
+        claude,
         shim_program: super::machine::this_program()?,
-        timing: muster_worker::Timing::default(),
+        timing,
     };
-    super::run("muster-worker", &options.logs, async |shutdown| {
+    super::run("muster-worker", &machine.logs, async |shutdown| {
         tracing::info!(worker = %config.name, controller = %config.controller, slots, "worker starts");
         let worker = Worker::start(config, shutdown).await.map_err(|error| start_failed(&error))?;
         worker.finished().await;

@@ -9,6 +9,7 @@ mod fake_controller;
 mod fetch;
 mod home;
 mod process;
+mod remote;
 mod roles;
 mod up;
 mod usage;

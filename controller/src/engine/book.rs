@@ -1,14 +1,14 @@
 //! What is installed: every session, and the ways to find one. Always equal to what the store holds.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
 use muster_proto::{
     error::{Error, ErrorCode},
     ids::{SessionId, WorkerId},
-    v1::{Project, WorkspaceState},
+    v1::{DeclaredProject, Project, ProjectPolicy, WorkspaceState},
 };
 
-use super::Scope;
+use super::{Scope, tree};
 use crate::{
     fleet::maintenance::Maintenance,
     scheduler::Usage,
@@ -36,8 +36,12 @@ pub(super) struct Book {
     maintenance: BTreeMap<WorkerId, Maintenance>,
     /// Sessions whose workspace a worker was told to release.
     releasing: HashMap<WorkerId, BTreeSet<SessionId>>,
+    /// Sessions that are not archived, by the root of their tree.
+    trees: HashMap<SessionId, u32>,
     /// Every project ever announced, by name and worker.
     projects: BTreeMap<String, BTreeMap<String, Project>>,
+    /// Projects the operators declared.
+    declared: BTreeMap<String, DeclaredProject>,
     last_ticket: u64,
 }
 
@@ -85,6 +89,11 @@ impl Book {
         self.starting.get(worker).copied().unwrap_or(0)
     }
 
+    /// Sessions of the tree of `root` that are not archived.
+    pub(super) fn tree_size(&self, root: SessionId) -> u32 {
+        self.trees.get(&root).copied().unwrap_or(0)
+    }
+
     pub(super) const fn usage(&self) -> &Usage {
         &self.usage
     }
@@ -130,6 +139,22 @@ impl Book {
 
     pub(super) fn projects(&self) -> &BTreeMap<String, BTreeMap<String, Project>> {
         &self.projects
+    }
+
+    pub(super) const fn declared(&self) -> &BTreeMap<String, DeclaredProject> {
+        &self.declared
+    }
+
+    /// The policy of a declared project as it is now.
+    pub(super) fn policy(&self, project: &str) -> Option<&ProjectPolicy> {
+        self.declared.get(project)?.policy.as_ref()
+    }
+
+    pub(super) fn set_declared(&mut self, name: String, declared: Option<DeclaredProject>) {
+        match declared {
+            Some(declared) => drop(self.declared.insert(name, declared)),
+            None => drop(self.declared.remove(&name)),
+        }
     }
 
     pub(super) fn set_project(&mut self, worker: &str, project: Project) {
@@ -188,6 +213,9 @@ impl Book {
             }
         }
         self.last_ticket = self.last_ticket.max(session.state.queue_ticket);
+        if !session.state.archived {
+            *self.trees.entry(tree::root(&session)).or_default() += 1;
+        }
         if session.phase() == Phase::Queued {
             self.queue.insert(session.state.queue_ticket, id);
         }
@@ -216,6 +244,14 @@ impl Book {
     }
 
     fn unindex(&mut self, old: &Session) {
+        if !old.state.archived
+            && let Entry::Occupied(mut count) = self.trees.entry(tree::root(old))
+        {
+            *count.get_mut() = count.get().saturating_sub(1);
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         if old.phase() == Phase::Queued {
             self.queue.remove(&old.state.queue_ticket);
         }

@@ -7,10 +7,10 @@ use bytes::Bytes;
 use muster_proto::{
     error::Error,
     ids::{SessionId, WorkerId},
-    v1::{EventAck, Project, connect_response::Body},
+    v1::{DeclaredProject, EventAck, Project, connect_response::Body},
 };
 
-use super::{book::Book, read::Viewer};
+use super::{book::Book, read::Viewer, tree};
 use crate::{
     fleet::{Load, maintenance::Maintenance},
     scheduler::Usage,
@@ -28,6 +28,7 @@ pub(super) struct Stage {
     requests: HashMap<(String, String), SessionId>,
     projects: Vec<(WorkerId, Project)>,
     maintenance: BTreeMap<WorkerId, Option<Maintenance>>,
+    declared: BTreeMap<String, Option<DeclaredProject>>,
     removed: Vec<SessionId>,
     last_ticket: u64,
     pub(super) commands: Vec<(WorkerId, Body)>,
@@ -136,6 +137,25 @@ impl Stage {
         self.projects.push((worker.clone(), project));
     }
 
+    /// A declared project, as this batch has left it so far.
+    pub(super) fn declared<'a>(&'a self, book: &'a Book, name: &str) -> Option<&'a DeclaredProject> {
+        match self.declared.get(name) {
+            Some(staged) => staged.as_ref(),
+            None => book.declared().get(name),
+        }
+    }
+
+    /// Names of declared projects, as this batch has left them so far.
+    pub(super) fn declared_names<'a>(&'a self, book: &'a Book) -> impl Iterator<Item = &'a str> {
+        let untouched = book.declared().keys().filter(|name| !self.declared.contains_key(*name));
+        let touched = self.declared.iter().filter(|(_, declared)| declared.is_some()).map(|(name, _)| name);
+        untouched.chain(touched).map(String::as_str)
+    }
+
+    pub(super) fn declare(&mut self, name: String, declared: Option<DeclaredProject>) {
+        self.declared.insert(name, declared);
+    }
+
     /// How `worker` is kept from sessions, as this batch has left it so far.
     pub(super) fn maintenance_of<'a>(&'a self, book: &'a Book, worker: &WorkerId) -> Option<&'a Maintenance> {
         match self.maintenance.get(worker) {
@@ -159,6 +179,15 @@ impl Stage {
 
     pub(super) fn answer(&mut self, answer: impl FnOnce(&Viewer<'_>, Result<(), Error>) + Send + 'static) {
         self.answers.push(Box::new(answer));
+    }
+
+    /// Sessions of the tree of `root` that are not archived, as this batch has left them so far.
+    pub(super) fn tree_size(&self, book: &Book, root: SessionId) -> u32 {
+        let counts = |session: &&Session| !session.state.archived && tree::root(session) == root;
+        let now = self.touched().filter(counts).count();
+        let before = self.touched().filter_map(|session| book.get(session.id)).filter(counts).count();
+        let count = |sessions: usize| u32::try_from(sessions).unwrap_or(u32::MAX);
+        (book.tree_size(root) + count(now)).saturating_sub(count(before))
     }
 
     /// Sessions that hold an attempt on `worker`.
@@ -193,6 +222,13 @@ impl Stage {
             let sealed: Bytes = stored::sealed(Kind::Project, project);
             txn.put(keys::project(&project.name, worker.as_str()), sealed);
         }
+        for (name, declared) in &self.declared {
+            let key = keys::declared(name);
+            match declared {
+                Some(declared) => txn.put(key, stored::sealed(Kind::Declared, declared)),
+                None => txn.delete(key),
+            };
+        }
         for (worker, maintenance) in &self.maintenance {
             let key = keys::worker(worker.as_str());
             match maintenance {
@@ -210,6 +246,9 @@ impl Stage {
         }
         for (worker, maintenance) in std::mem::take(&mut self.maintenance) {
             book.set_maintenance(worker, maintenance);
+        }
+        for (name, declared) in std::mem::take(&mut self.declared) {
+            book.set_declared(name, declared);
         }
         for id in self.removed.drain(..) {
             book.remove(id);

@@ -29,8 +29,7 @@ async fn rig() -> Rig {
     let config = Config {
         tick: Duration::from_millis(20),
         unreachable_after: Duration::from_secs(60),
-        keep_ended: None,
-        policy: Policy::default(),
+        ..Config::default()
     };
     let outputs = Replicas::open(dir.path()).expect("opened");
     let (engine, task) =
@@ -49,7 +48,7 @@ impl Rig {
         };
         let (link, commands) = link::open(id);
         let worker = "w1".parse().expect("a name");
-        let attach = Attach { worker, incarnation: Incarnation::generate(), hello, link };
+        let attach = Attach { worker, incarnation: Incarnation::generate(), hello, protocol: 2, link };
         self.engine.attach(attach).await.map(|_| commands)
     }
 

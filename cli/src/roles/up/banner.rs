@@ -23,11 +23,17 @@ impl Farm {
         let mut text =
             format!("muster is up: {} slots, {claude}\nprojects: {}\n", plan.slots, projects.join(", "));
         for (wished, got) in
-            [(plan.listen, self.controller.local_addr()), (plan.http, self.gateway.local_addr())]
+            [(plan.controller.listen, self.controller.local_addr()), (plan.http, self.gateway.local_addr())]
         {
             if wished.port() != 0 && wished.port() != got.port() {
                 text.push_str(&format!("port {} is taken, {} is used instead\n", wished.port(), got.port()));
             }
+        }
+        if let Some(remote) = self.controller.remote_addr() {
+            text.push_str(&format!(
+                "other machines join at port {}: `muster token create` prints what to type there\n",
+                remote.port()
+            ));
         }
         if claude_version.is_none() {
             text.push_str("the worker has not joined yet; the log says why\n");
