@@ -171,7 +171,7 @@ impl TestFleet {
     /// # Errors
     /// When the gateway does not come up.
     pub async fn http_gateway(&self) -> anyhow::Result<HttpGateway> {
-        HttpGateway::start(self).await
+        HttpGateway::start(self, "127.0.0.1:0").await
     }
 
     /// Whether the controller has ended by itself.

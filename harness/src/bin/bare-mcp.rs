@@ -1,7 +1,7 @@
-//! The floor for the gateway's figures: an rmcp server whose one tool does nothing. Over stdio, or with an argument
-//! over HTTP: it writes its URL to that file.
+//! The floor for the gateway's figures: an rmcp server whose tool does nothing, and the control for waits: another that
+//! says nothing for as long as it is told. Over stdio, or with an argument over HTTP: it writes its URL to that file.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context as _;
 use axum::{Router, serve::ListenerExt as _};
@@ -32,16 +32,24 @@ impl ServerHandler for Bare {
         _request: Option<PaginatedRequestParams>,
         _context: RequestContext<RoleServer>,
     ) -> Result<ListToolsResult, ErrorData> {
-        let tool = json!({ "name": "nothing", "inputSchema": { "type": "object" } });
-        let tool: Tool = serde_json::from_value(tool).map_err(|error| defect(&error))?;
-        Ok(ListToolsResult::with_all_items(vec![tool]))
+        let tools = json!([
+            { "name": "nothing", "inputSchema": { "type": "object" } },
+            { "name": "silence", "inputSchema": { "type": "object",
+                "properties": { "seconds": { "type": "integer" } } } }
+        ]);
+        let tools: Vec<Tool> = serde_json::from_value(tools).map_err(|error| defect(&error))?;
+        Ok(ListToolsResult::with_all_items(tools))
     }
 
     async fn call_tool(
         &self,
-        _request: CallToolRequestParams,
+        request: CallToolRequestParams,
         _context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        let seconds = request.arguments.as_ref().and_then(|arguments| arguments.get("seconds")?.as_u64());
+        if let Some(seconds) = seconds {
+            tokio::time::sleep(Duration::from_secs(seconds)).await;
+        }
         let result = json!({ "content": [], "structuredContent": {}, "resultType": "complete" });
         Ok(CallToolResponse::Complete(serde_json::from_value(result).map_err(|error| defect(&error))?))
     }

@@ -1,12 +1,15 @@
 //! Gateways of a fleet: what an MCP client connects to.
 
-use std::{path::PathBuf, process::Stdio};
+use std::{path::PathBuf, process::Stdio, time::Duration};
 
 use anyhow::Context as _;
 use tokio::process::{Child, Command};
 
 use super::{Process, TestFleet, clean, process::open_log};
 use crate::mcp_client::McpClient;
+
+/// What an orderly leave may take.
+const LEAVE: Duration = Duration::from_secs(30);
 
 /// What is needed to start gateways of a fleet while somebody else holds the fleet.
 #[derive(Debug, Clone)]
@@ -90,12 +93,12 @@ impl std::ops::Deref for Gateway {
 }
 
 impl HttpGateway {
-    pub(super) async fn start(fleet: &TestFleet) -> anyhow::Result<Self> {
+    pub(super) async fn start(fleet: &TestFleet, listen: &str) -> anyhow::Result<Self> {
         let name = format!("gateway-http-{}", uuid::Uuid::new_v4().simple());
         let port_file = fleet.folder().join("ports").join(&name);
         let mut command = fleet.command();
         command
-            .args(["mcp", "--controller", &fleet.controller_url(), "--http", "127.0.0.1:0", "--port-file"])
+            .args(["mcp", "--controller", &fleet.controller_url(), "--http", listen, "--port-file"])
             .arg(&port_file);
         let mut process = Process::start(&name, command, &fleet.folder().join("logs"))?;
         let address = process.listening(&port_file).await?;
@@ -106,6 +109,17 @@ impl HttpGateway {
     #[must_use]
     pub fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Another one at the same address, once this one has left: asked to when `orderly`, else killed.
+    ///
+    /// # Errors
+    /// When it does not leave, or the other does not come up.
+    pub async fn restart(mut self, fleet: &TestFleet, orderly: bool) -> anyhow::Result<Self> {
+        anyhow::ensure!(!orderly || self.process.leave(LEAVE), "the gateway does not leave within {LEAVE:?}");
+        let address = self.url.trim_start_matches("http://").trim_end_matches("/mcp").to_owned();
+        drop(self);
+        Self::start(fleet, &address).await
     }
 
     /// Its process.

@@ -1,15 +1,17 @@
 //! The real claude in front: it has the gateway as its MCP server and runs a session through its whole life.
 
-use std::{fs, path::Path, process::Stdio};
+use std::fs;
 
 use muster_harness::{
     fleet::{Claude, TestFleet},
     scenario::{Turn, scripted_prompt},
 };
 use serde_json::{Value, json};
-use tokio::process::Command;
 
-use crate::farm::Farm;
+use crate::{
+    farm::Farm,
+    front::{Front, muster},
+};
 
 const TOOLS: [&str; 11] = [
     "spawn_session",
@@ -47,11 +49,10 @@ async fn claude_latest_orchestrates_over_http_as_an_agent() {
 
 async fn over_stdio(claude: Claude) {
     let farm = Farm::build(TestFleet::builder().claude(claude.clone())).await;
-    let muster = std::env::var_os("MUSTER_BIN")
-        .map_or_else(|| muster_harness::fleet::programs_folder().unwrap().join("muster"), Into::into);
-    let server = json!({ "type": "stdio", "command": muster, "alwaysLoad": true,
+    let server = json!({ "type": "stdio", "command": muster(), "alwaysLoad": true,
         "args": ["mcp", "--controller", farm.fleet.controller_url()] });
-    orchestrate(&farm, &claude, &server, &["--allowedTools", "mcp__muster"]).await;
+    let front = Front::new(&farm, &claude, "front").server(&server);
+    orchestrate(&farm, &front.arguments(&["--allowedTools", "mcp__muster"])).await;
     farm.finish();
 }
 
@@ -63,10 +64,11 @@ async fn over_http(claude: Claude) {
     let tools = TOOLS.map(|tool| format!("mcp__muster__{tool}")).join(", ");
     let head = format!("name: dispatcher\ndescription: gives work to the farm\ntools: {tools}");
     let agent = format!("---\n{head}\n---\nYou give work to the farm.\n");
-    let agents = farm.fleet.folder().join("front/.claude/agents");
+    let front = Front::new(&farm, &claude, "front").server(&server);
+    let agents = front.folder().join(".claude/agents");
     fs::create_dir_all(&agents).unwrap();
     fs::write(agents.join("dispatcher.md"), agent).unwrap();
-    orchestrate(&farm, &claude, &server, &["--agent", "dispatcher", "--allowedTools", &tools]).await;
+    orchestrate(&farm, &front.arguments(&["--agent", "dispatcher", "--allowedTools", &tools])).await;
     drop(gateway);
     farm.finish();
 }
@@ -95,50 +97,13 @@ fn script() -> Vec<Turn> {
     ]
 }
 
-async fn orchestrate(farm: &Farm, claude: &Claude, server: &Value, arguments: &[&str]) {
-    let front = farm.fleet.folder().join("front");
-    for folder in ["home", "tmp"] {
-        fs::create_dir_all(front.join(folder)).unwrap();
-    }
-    let prompt = scripted_prompt("run the farm", &script());
-    let config = json!({ "mcpServers": { "muster": server } }).to_string();
-    let mut command = front_claude(farm, claude, &front);
-    command.args(["-p", &prompt, "--output-format", "json", "--strict-mcp-config"]);
-    command.arg(format!("--mcp-config={config}")).args(arguments);
-    let output = tokio::time::timeout(std::time::Duration::from_secs(240), command.output()).await;
-    let output = output.expect("the orchestrator ends").unwrap();
-    let (said, complained) =
-        (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{said}\n{complained}\n{:#?}", tool_results(farm));
-    let result: Value = serde_json::from_str(&said).unwrap_or_else(|_| panic!("no JSON: {said}"));
-    let said = result["result"].as_str().unwrap_or_default();
-    assert!(said.starts_with("it said the crop is grown, and "), "{said}\n{:#?}", tool_results(farm));
-    assert!(said.ends_with(" is archived: true"), "{said}");
+async fn orchestrate(farm: &Farm, front: &Front<'_>) {
+    let said = front.play(&script()).await;
+    let result = &said.result;
+    assert!(result.starts_with("it said the crop is grown, and "), "{said:#?}");
+    assert!(result.ends_with(" is archived: true"), "{said:#?}");
 
     let listed = farm.ok("list_sessions", json!({ "includeArchived": true })).await;
     assert_eq!((&listed["total"], &listed["sessions"][0]["archived"]), (&json!(1), &json!(true)), "{listed}");
     assert_eq!(listed["sessions"][0]["status"], "completed", "{listed}");
-}
-
-fn front_claude(farm: &Farm, claude: &Claude, front: &Path) -> Command {
-    let mut command = Command::new(claude.program().expect("claude is installed"));
-    farm.fleet.clean(&mut command);
-    command
-        .current_dir(front)
-        .env("HOME", front.join("home"))
-        .env("CLAUDE_CODE_TMPDIR", front.join("tmp"))
-        .env("TMPDIR", front.join("tmp"))
-        .env("ANTHROPIC_BASE_URL", farm.fleet.api().url())
-        .env("ANTHROPIC_API_KEY", "sk-offline")
-        .env("CLAUDE_CODE_MAX_RETRIES", "1")
-        .env("CLAUDE_CODE_DISABLE_NONESSENTIAL_TRAFFIC", "1")
-        .env("DISABLE_AUTOUPDATER", "1")
-        .env("MCP_TIMEOUT", "30000")
-        .stdin(Stdio::null());
-    command
-}
-
-/// For the message of a failed test.
-fn tool_results(farm: &Farm) -> Vec<String> {
-    farm.fleet.api().log().all().last().map(|record| record.tool_results()).unwrap_or_default()
 }
