@@ -12,7 +12,8 @@ TREES ?= 10
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
 
-setup: ## install the pinned Claude Code versions into .tools/
+setup: ## install the pinned Claude Code versions into .tools/, and Debian packages the tests use when they are missing
+	@harness/packages.sh
 	@harness/claude/install.sh latest >/dev/null
 	@harness/claude/install.sh 2.1.197 >/dev/null
 

@@ -8,6 +8,7 @@ pub mod engine;
 pub mod fleet;
 pub mod identity;
 pub mod output;
+pub mod projects;
 pub mod scheduler;
 pub mod service;
 pub mod session;
@@ -82,6 +83,13 @@ pub struct Config {
     pub policy: Policy,
     /// How far sessions may spawn sessions.
     pub tree: engine::TreeLimits,
+    /// How long a worker that hears nothing of the controller may run attempts of projects whose sessions are
+    /// started elsewhere then (`on_lost: restart`). Zero: such sessions wait for their worker as all others do.
+    /// Many heartbeats, or a hiccup ends sessions.
+    pub lease: Duration,
+    /// What passes beyond the lease before they are started elsewhere: the longest a worker takes to stop a
+    /// session, and a margin for clocks that run at different speeds. Must not be less than what workers take.
+    pub lease_margin: Duration,
     /// Where other machines reach it, over TLS; none: not at all.
     pub remote: Option<Remote>,
 }
@@ -108,7 +116,7 @@ impl Remote {
 
 impl Config {
     /// The defaults: sled, a heartbeat every 2 s, unreachable after 10 s, archived sessions kept for 30 days,
-    /// everybody alike.
+    /// everybody alike, leases of 60 s and 45 s beyond.
     #[must_use]
     pub fn new(listen: SocketAddr, state_dir: PathBuf) -> Self {
         Self {
@@ -120,6 +128,8 @@ impl Config {
             keep_ended: Some(Duration::from_secs(30 * 24 * 3600)),
             policy: Policy::default(),
             tree: engine::TreeLimits::default(),
+            lease: Duration::from_secs(60),
+            lease_margin: Duration::from_secs(45),
             remote: None,
         }
     }
@@ -206,6 +216,9 @@ impl Controller {
             keep_ended: config.keep_ended,
             policy: config.policy,
             tree: config.tree,
+            lease: config.lease,
+            lease_margin: config.lease_margin,
+            heartbeat_interval: config.heartbeat_interval,
         };
         let life = config.remote.as_ref().map_or(CERTIFICATE_LIFE, |remote| remote.certificate_life);
         let identities = Identities::open(&config.state_dir, Arc::clone(&store), life).await?;
@@ -228,6 +241,7 @@ impl Controller {
             leaving: shutdown.clone(),
             heartbeat_interval: config.heartbeat_interval,
             unreachable_after: config.unreachable_after,
+            lease: config.lease,
             links: Arc::new(AtomicU64::new(1)),
         };
         let remote_addr = remote.as_ref().map(|door| door.addr);

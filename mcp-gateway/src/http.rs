@@ -46,6 +46,7 @@ use crate::{
     controller::Controller,
     early_sse::early_sse,
     limits::Transport,
+    patient_io::PatientIo,
     server::Server,
 };
 
@@ -352,7 +353,7 @@ async fn connection(
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(PatientIo::new(stream)), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,

@@ -20,6 +20,7 @@ mod error;
 mod http;
 mod limits;
 mod link;
+mod patient_io;
 mod prompts;
 pub mod render;
 mod resources;

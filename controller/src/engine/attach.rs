@@ -4,6 +4,7 @@
 //! |---|---|---|
 //! | holds the attempt | wants it | adopted; inputs it has not applied are sent |
 //! | holds the attempt | wants it stopped | StopAttempt |
+//! | holds an attempt that was started elsewhere since | | StopAttempt, fenced |
 //! | runs another attempt, or one that ended, or one of another worker | | StopAttempt for that attempt |
 //! | holds it not, never reported it | wants it | StartSession again: starting is idempotent |
 //! | holds it not, never reported it | wants it stopped | StopAttempt: it answers that it does not hold it |
@@ -13,21 +14,42 @@
 use std::collections::HashSet;
 
 use muster_proto::{
+    error::{Error, ErrorCode},
     ids::{SessionId, WorkerId},
     v1::{
         AttemptEnded, ConnectResponse, End, EndReason, HeldSession, Project, StopAttempt,
         connect_response::Body,
     },
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::{Attach, archive, events, input, place, resume, run::Engine, stage::Stage, stop};
-use crate::session::{Phase, Session};
+use super::{Attach, Attached, archive, events, input, place, resume, run::Engine, stage::Stage, stop};
+use crate::{
+    fleet::Arrival,
+    session::{Phase, Session},
+};
 
 impl Engine {
     /// Links a worker and reconciles. Returns the commands it is to be given first.
-    pub(super) fn attach(&mut self, attach: Attach, stage: &mut Stage) -> Vec<ConnectResponse> {
-        let Attach { worker, incarnation, hello, link } = attach;
+    /// One that somebody else may be has to wait.
+    ///
+    /// # Errors
+    /// DUPLICATE_WORKER when somebody else is it, too.
+    pub(super) fn attach(&mut self, attach: Attach, stage: &mut Stage) -> Result<Attached, Error> {
+        let Attach { worker, incarnation, hello, protocol, link } = attach;
+        let now = self.now();
+        match self.fleet.arrives(&worker, &incarnation, now) {
+            Arrival::Welcome => {}
+            Arrival::Wait => return Ok(Attached::Wait),
+            Arrival::Twins { news } => {
+                if news {
+                    error!(worker.id = %worker, incarnation = %incarnation,
+                        "two live processes show the identity of one worker; both are refused");
+                    self.plan_due = true;
+                }
+                return Err(twins(&worker));
+            }
+        }
         self.announce(&worker, &hello.projects, stage);
         // Of one session it may still hold an older attempt and not have got the newest.
         let held: HashSet<(SessionId, u32)> = hello
@@ -58,9 +80,9 @@ impl Engine {
         info!(worker.id = %worker, incarnation = %incarnation, held = held.len(), commands = commands.len(),
             "a worker connected");
         stage.reporters.insert(worker.clone());
-        self.fleet.attach(worker, incarnation, hello, link);
+        self.fleet.attach(worker, incarnation, hello, protocol, link, now);
         self.plan_due = true;
-        commands.into_iter().map(|body| ConnectResponse { body: Some(body) }).collect()
+        Ok(Attached::Linked(commands.into_iter().map(|body| ConnectResponse { body: Some(body) }).collect()))
     }
 
     fn announce(&self, worker: &WorkerId, projects: &[Project], stage: &mut Stage) {
@@ -85,6 +107,13 @@ impl Engine {
             Some(session) => {
                 let missing = session.inputs.range(held.last_input + 1..);
                 commands.extend(missing.map(|(_, input)| input::apply_input(session, input)));
+            }
+            // Also of one that has ended there: what it left must not be sent.
+            None if session.is_some_and(|session| is_fenced(session, worker, held.attempt)) => {
+                warn!(worker.id = %worker, session.id = held.session_id, attempt = held.attempt,
+                    "the worker comes back with an attempt that was started elsewhere since");
+                let session_id = held.session_id.clone();
+                commands.push(Body::Stop(StopAttempt { session_id, attempt: held.attempt, fenced: true }));
             }
             None if held.running => {
                 warn!(worker.id = %worker, session.id = held.session_id, attempt = held.attempt,
@@ -119,9 +148,21 @@ impl Engine {
             // It answers that it does not hold it, after anything that was still on its way.
             commands.push(stop::command(&session));
         } else {
-            commands.extend(place::start(&session));
+            commands.extend(place::start(&self.book, &session));
         }
     }
+}
+
+/// Whether the session was taken from the worker, which held that attempt.
+fn is_fenced(session: &Session, worker: &WorkerId, attempt: u32) -> bool {
+    let was_taken = session.state.fenced.iter().any(|fenced| fenced == worker.as_str());
+    was_taken && !(session.is_on(worker) && attempt >= session.state.attempt)
+}
+
+fn twins(worker: &WorkerId) -> Error {
+    let message = format!("another live process shows the identity of the worker {worker}");
+    Error::new(ErrorCode::DuplicateWorker, message)
+        .hint("End one of the two, or revoke the worker and have each machine join by its own name.")
 }
 
 fn lost(session: &Session, worker: &WorkerId, output_end: u64) -> AttemptEnded {

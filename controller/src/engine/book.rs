@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 use muster_proto::{
     error::{Error, ErrorCode},
     ids::{SessionId, WorkerId},
-    v1::{Project, WorkspaceState},
+    v1::{DeclaredProject, Project, ProjectPolicy, WorkspaceState},
 };
 
 use super::{Scope, tree};
@@ -40,6 +40,8 @@ pub(super) struct Book {
     trees: HashMap<SessionId, u32>,
     /// Every project ever announced, by name and worker.
     projects: BTreeMap<String, BTreeMap<String, Project>>,
+    /// Projects the operators declared.
+    declared: BTreeMap<String, DeclaredProject>,
     last_ticket: u64,
 }
 
@@ -137,6 +139,22 @@ impl Book {
 
     pub(super) fn projects(&self) -> &BTreeMap<String, BTreeMap<String, Project>> {
         &self.projects
+    }
+
+    pub(super) const fn declared(&self) -> &BTreeMap<String, DeclaredProject> {
+        &self.declared
+    }
+
+    /// The policy of a declared project as it is now.
+    pub(super) fn policy(&self, project: &str) -> Option<&ProjectPolicy> {
+        self.declared.get(project)?.policy.as_ref()
+    }
+
+    pub(super) fn set_declared(&mut self, name: String, declared: Option<DeclaredProject>) {
+        match declared {
+            Some(declared) => drop(self.declared.insert(name, declared)),
+            None => drop(self.declared.remove(&name)),
+        }
     }
 
     pub(super) fn set_project(&mut self, worker: &str, project: Project) {

@@ -20,16 +20,22 @@ const AT_ONCE: usize = 256;
 impl Engine {
     /// Forgets what is due, at most every [`LOOK_EVERY`].
     pub(super) fn expire(&mut self, stage: &mut Stage) {
-        let Some(keep) = self.config.keep_ended else { return };
         let now = Instant::now();
         if self.expire_at > now {
             return;
         }
         let wall = muster_proto::time::now();
-        let due = self.book.sessions().filter(|session| is_due(session, keep, wall));
+        let keeps = |session: &Session| {
+            let policy = self.book.policy(&session.spec().project).or(session.fixed.policy.as_ref());
+            let days = policy.map_or(0, |policy| policy.keep_archived_days);
+            let own = (days > 0).then(|| Duration::from_secs(u64::from(days) * 24 * 3600));
+            own.or(self.config.keep_ended)
+        };
+        let due = self.book.sessions().filter(|s| keeps(s).is_some_and(|keep| is_due(s, keep, wall)));
         let ids: Vec<SessionId> = due.map(|session| session.id).take(AT_ONCE).collect();
         if ids.len() < AT_ONCE {
-            self.expire_at = now + LOOK_EVERY.min(keep.max(self.config.tick));
+            self.expire_at =
+                now + LOOK_EVERY.min(self.config.keep_ended.unwrap_or(LOOK_EVERY).max(self.config.tick));
         }
         let mut forgotten = 0;
         for id in ids {

@@ -24,7 +24,9 @@ use crate::{
     },
 };
 
-const SLOTS: [u32; 2] = [2, 1];
+const SLOTS: [u32; 3] = [2, 1, 1];
+/// The project whose sessions end with the lease.
+const LEASED: &str = "leased";
 
 #[derive(Debug, Clone)]
 enum Op {
@@ -87,6 +89,14 @@ enum Op {
         session: u8,
         what: u8,
     },
+    /// The worker says that it is there.
+    Beat {
+        worker: u8,
+    },
+    /// Time passes, for everybody alike.
+    Pass {
+        seconds: u8,
+    },
     /// The worker's machine restarts: what ran is gone, what is on its disk is not.
     Reboot {
         worker: u8,
@@ -126,7 +136,7 @@ fn act() -> impl Strategy<Value = Act> {
 }
 
 fn op() -> impl Strategy<Value = Op> {
-    let worker = 0..2u8;
+    let worker = 0..3u8;
     let session = 0..6u8;
     prop_oneof![
         3 => (0..6u8).prop_map(|request| Op::Spawn { request }),
@@ -146,6 +156,8 @@ fn op() -> impl Strategy<Value = Op> {
         1 => (worker.clone(), any::<u8>()).prop_map(|(worker, which)| Op::Late { worker, which }),
         3 => (worker.clone(), any::<u8>(), any::<u8>())
             .prop_map(|(worker, session, what)| Op::Ghost { worker, session, what }),
+        6 => worker.clone().prop_map(|worker| Op::Beat { worker }),
+        2 => (0..110u8).prop_map(|seconds| Op::Pass { seconds }),
         1 => worker.clone().prop_map(|worker| Op::Reboot { worker }),
         1 => worker.prop_map(|worker| Op::Wipe { worker }),
     ]
@@ -165,7 +177,7 @@ enum Waiting {
     Spawn(String, oneshot::Receiver<Result<(v1::Session, bool), Error>>),
     Stop(SessionId, oneshot::Receiver<Result<(v1::Session, bool), Error>>),
     Answer(SessionId, String, oneshot::Receiver<Result<(v1::Session, bool, Delivery), Error>>),
-    Attach(usize, oneshot::Receiver<Result<Vec<ConnectResponse>, Error>>),
+    Attach(usize, oneshot::Receiver<Result<Attached, Error>>),
 }
 
 struct World {
@@ -176,6 +188,8 @@ struct World {
     engine: Engine,
     workers: Vec<Fake>,
     next_link: LinkId,
+    /// How much time has passed by the clocks of all.
+    passed: Duration,
     /// What was promised.
     accepted: BTreeMap<String, SessionId>,
     stopped: BTreeSet<SessionId>,
@@ -204,7 +218,8 @@ impl World {
         let outputs = Replicas::open(dir.path()).expect("opened");
         let (store, switch) = Failing::new(std::sync::Arc::new(Memory::default()));
         let store: crate::store::Shared = std::sync::Arc::new(store);
-        let engine = now(recover::load(config(), store.clone(), outputs.clone())).expect("loaded").1;
+        let passed = Duration::ZERO;
+        let engine = now(recover::load(config(), store.clone(), outputs.clone(), passed)).expect("loaded").1;
         let workers = SLOTS.iter().enumerate().map(|(number, slots)| Fake::new(number, *slots)).collect();
         let mut world = Self {
             _dir: dir,
@@ -214,6 +229,7 @@ impl World {
             engine,
             workers,
             next_link: 1,
+            passed,
             accepted: BTreeMap::new(),
             stopped: BTreeSet::new(),
             answered: BTreeSet::new(),
@@ -221,15 +237,29 @@ impl World {
             inputs: BTreeMap::new(),
             answers_sent: BTreeMap::new(),
         };
-        // So that the project is known.
+        world.declare();
+        // So that the projects are known.
         world.batch(&[Op::Connect { worker: 0 }], Fate::Lives);
         world
     }
 
+    /// A project whose sessions are started elsewhere when their worker is cut off.
+    fn declare(&mut self) {
+        let policy = v1::ProjectPolicy {
+            name: LEASED.into(),
+            on_lost: v1::OnLost::Restart.into(),
+            ..v1::ProjectPolicy::default()
+        };
+        let mut stage = Stage::new(&self.engine.book);
+        self.engine.put_project(policy, 0, "somebody", &mut stage).expect("declared");
+        now(self.engine.commit(stage));
+    }
+
     fn crash(&mut self) {
         self.switch.fail(false);
-        self.engine =
-            now(recover::load(config(), self.store.clone(), self.outputs.clone())).expect("loaded").1;
+        self.engine = now(recover::load(config(), self.store.clone(), self.outputs.clone(), self.passed))
+            .expect("loaded")
+            .1;
         self.workers.iter_mut().for_each(Fake::unlink);
     }
 
@@ -251,6 +281,7 @@ impl World {
         }
         if ops.iter().any(|op| matches!(op, Op::Tick)) {
             self.engine.tick();
+            self.engine.lapse(&mut stage);
         }
         self.engine.place(&mut stage);
         match fate {
@@ -271,7 +302,12 @@ impl World {
         match *op {
             Op::Spawn { request } => {
                 let request_id = format!("request {request}");
-                let spec = SessionSpec { prompt: format!("prompt {request}"), ..SessionSpec::default() };
+                let project = if request.is_multiple_of(2) { LEASED } else { "demo" };
+                let spec = SessionSpec {
+                    prompt: format!("prompt {request}"),
+                    project: project.into(),
+                    ..SessionSpec::default()
+                };
                 let spawn = SpawnRequest {
                     spec,
                     request_id: request_id.clone(),
@@ -336,7 +372,23 @@ impl World {
             Op::Ghost { worker, session, what } => {
                 changes.extend(self.workers[usize::from(worker)].ghost(session, what));
             }
-            Op::Reboot { worker } => self.workers[usize::from(worker)].reboot(),
+            Op::Beat { worker } => {
+                let passed = self.passed;
+                changes.extend(self.workers[usize::from(worker)].beat(passed));
+            }
+            Op::Pass { seconds } => {
+                self.passed += Duration::from_secs(seconds.into());
+                self.engine.ahead = self.passed;
+                let passed = self.passed;
+                self.workers.iter_mut().for_each(|worker| worker.pass(passed));
+            }
+            Op::Reboot { worker } => {
+                let worker = &mut self.workers[usize::from(worker)];
+                if let Some(link) = worker.link {
+                    changes.push(Change::Detach { worker: worker.name.clone(), link });
+                }
+                worker.reboot();
+            }
             Op::Wipe { worker } => {
                 let worker = &mut self.workers[usize::from(worker)];
                 if let Some(link) = worker.link {
@@ -388,13 +440,13 @@ impl World {
             match waiting {
                 Waiting::Attach(worker, mut answer) => match answer.try_recv().expect("answered") {
                     // They come before everything else on the link.
-                    Ok(commands) => {
+                    Ok(Attached::Linked(commands)) => {
                         for body in commands.into_iter().rev().filter_map(|command| command.body) {
                             self.said(worker, &body);
                             self.workers[worker].inbox.push_front(body);
                         }
                     }
-                    Err(_) => self.workers[worker].unlink(),
+                    Ok(Attached::Wait) | Err(_) => self.workers[worker].unlink(),
                 },
                 Waiting::Spawn(request, mut answer) => {
                     if let Ok((session, _)) = answer.try_recv().expect("answered") {
@@ -431,7 +483,8 @@ impl World {
                 assert!(!start.inputs.is_empty(), "{id} is started with nothing to do");
                 let (attempt, on) = *self.started.entry(id).or_insert((start.attempt, worker));
                 assert!(start.attempt >= attempt, "{id}: attempt {} after {attempt}", start.attempt);
-                assert_eq!(on, worker, "{id}: attempt {} away from the worker of {attempt}", start.attempt);
+                let stays = on == worker || start.lease_bound;
+                assert!(stays, "{id}: attempt {} away from the worker of {attempt}", start.attempt);
                 self.started.insert(id, (start.attempt, worker));
                 for input in &start.inputs {
                     self.input_said(id, input);
@@ -490,6 +543,7 @@ impl World {
                 if self.workers[number].link.is_none() {
                     self.batch(&[Op::Connect { worker }], Fate::Lives);
                 }
+                self.batch(&[Op::Beat { worker }], Fate::Lives);
                 self.workers[number].take(usize::MAX);
                 self.workers[number].finish();
                 self.batch(&[Op::Report { worker, count: u8::MAX }], Fate::Lives);

@@ -8,9 +8,11 @@
 mod archive;
 mod attach;
 mod book;
+mod declare;
 mod events;
 mod expire;
 mod input;
+mod lease;
 mod maintain;
 mod place;
 mod read;
@@ -31,8 +33,8 @@ use muster_proto::{
     error::{Error, ErrorCode},
     ids::{Incarnation, SessionId, WorkerId},
     v1::{
-        self, ConnectResponse, Delivery, Heartbeat, Hello, SessionEvent, SessionSpec, WorkspaceQuery,
-        send_input_request,
+        self, ConnectResponse, DeclaredProject, Delivery, Heartbeat, Hello, ProjectPolicy, SessionEvent,
+        SessionSpec, WorkspaceQuery, send_input_request,
     },
 };
 use tokio::sync::{mpsc, oneshot};
@@ -66,6 +68,12 @@ pub struct Config {
     pub policy: Policy,
     /// How far sessions may spawn sessions.
     pub tree: TreeLimits,
+    /// How long a worker that hears nothing may run attempts that are started elsewhere then; zero: none are.
+    pub lease: Duration,
+    /// What passes beyond the lease before they are: the time a stop takes, and a margin.
+    pub lease_margin: Duration,
+    /// How often workers say that they are there.
+    pub heartbeat_interval: Duration,
 }
 
 impl Default for Config {
@@ -77,6 +85,9 @@ impl Default for Config {
             keep_ended: None,
             policy: Policy::default(),
             tree: TreeLimits::default(),
+            lease: Duration::from_secs(60),
+            lease_margin: Duration::from_secs(45),
+            heartbeat_interval: Duration::from_secs(2),
         }
     }
 }
@@ -90,15 +101,58 @@ enum Message {
 
 /// What may change a session: applied in batches, durable before it is answered.
 enum Change {
-    Spawn { request: Box<SpawnRequest>, scope: Scope, reply: Reply<(v1::Session, bool)> },
-    Input { request: InputRequest, scope: Scope, reply: Reply<(v1::Session, bool, Delivery)> },
-    Stop { session: Named, reason: String, reply: Reply<(v1::Session, bool)> },
-    Archive { session: Named, reply: Reply<(v1::Session, bool)> },
-    Attach { hello: Box<Attach>, reply: Reply<Vec<ConnectResponse>> },
-    Detach { worker: WorkerId, link: LinkId },
-    Heartbeat { worker: WorkerId, link: LinkId, heartbeat: Heartbeat },
-    Event { worker: WorkerId, link: LinkId, event: Box<SessionEvent> },
-    Maintain { worker: WorkerId, order: Order, reply: Reply<v1::Worker> },
+    Spawn {
+        request: Box<SpawnRequest>,
+        scope: Scope,
+        reply: Reply<(v1::Session, bool)>,
+    },
+    Input {
+        request: InputRequest,
+        scope: Scope,
+        reply: Reply<(v1::Session, bool, Delivery)>,
+    },
+    Stop {
+        session: Named,
+        reason: String,
+        reply: Reply<(v1::Session, bool)>,
+    },
+    Archive {
+        session: Named,
+        reply: Reply<(v1::Session, bool)>,
+    },
+    Attach {
+        hello: Box<Attach>,
+        reply: Reply<Attached>,
+    },
+    Detach {
+        worker: WorkerId,
+        link: LinkId,
+    },
+    Heartbeat {
+        worker: WorkerId,
+        link: LinkId,
+        heartbeat: Heartbeat,
+    },
+    Event {
+        worker: WorkerId,
+        link: LinkId,
+        event: Box<SessionEvent>,
+    },
+    PutProject {
+        policy: Box<ProjectPolicy>,
+        if_revision: u64,
+        caller: String,
+        reply: Reply<(DeclaredProject, bool)>,
+    },
+    RemoveProject {
+        name: String,
+        reply: Reply<()>,
+    },
+    Maintain {
+        worker: WorkerId,
+        order: Order,
+        reply: Reply<v1::Worker>,
+    },
 }
 
 /// What changes nothing: answered from what is installed.
@@ -112,6 +166,7 @@ enum Read {
     Views { ids: Vec<SessionId>, scope: Scope, reply: Reply<Vec<v1::Session>> },
     Output { session: Named, reply: Reply<OutputState> },
     Link { worker: WorkerId, incarnation: Incarnation, reply: Reply<Option<Closed>> },
+    Projects { scope: Scope, reply: Reply<Vec<DeclaredProject>> },
     Lives { session: SessionId, reply: Reply<bool> },
     Resolve { session: Named, reply: Reply<SessionId> },
     Holds { worker: WorkerId, session: SessionId, attempt: u32, reply: Reply<bool> },
@@ -152,8 +207,19 @@ pub struct Attach {
     pub incarnation: Incarnation,
     /// As sent.
     pub hello: Hello,
+    /// Version of the protocol both speak.
+    pub protocol: u32,
     /// The pipe.
     pub link: Link,
+}
+
+/// What became of a worker that said Hello.
+#[derive(Debug)]
+pub enum Attached {
+    /// It is linked, and is to be told this first, Welcome not included.
+    Linked(Vec<ConnectResponse>),
+    /// Another process has its link and may be gone or not: it asks again in a moment.
+    Wait,
 }
 
 /// The way to ask the engine, for somebody who may see some of the sessions or all. Cheap to clone.
@@ -219,8 +285,8 @@ impl Handle {
         self.change(|reply| Change::Archive { session, reply }).await
     }
 
-    /// Links a worker. Returns what it is to be told first, Welcome not included.
-    pub async fn attach(&self, hello: Attach) -> Result<Vec<ConnectResponse>, Error> {
+    /// Links a worker.
+    pub async fn attach(&self, hello: Attach) -> Result<Attached, Error> {
         let hello = Box::new(hello);
         self.change(|reply| Change::Attach { hello, reply }).await
     }
@@ -292,6 +358,28 @@ impl Handle {
     pub async fn output(&self, session: String) -> Result<OutputState, Error> {
         let session = self.named(session);
         self.read(|reply| Read::Output { session, reply }).await
+    }
+
+    /// Declares a project; true: one of the name was declared before.
+    pub async fn put_project(
+        &self,
+        policy: ProjectPolicy,
+        if_revision: u64,
+        caller: String,
+    ) -> Result<(DeclaredProject, bool), Error> {
+        let policy = Box::new(policy);
+        self.change(|reply| Change::PutProject { policy, if_revision, caller, reply }).await
+    }
+
+    /// Takes no new sessions of a project any more.
+    pub async fn remove_project(&self, name: String) -> Result<(), Error> {
+        self.change(|reply| Change::RemoveProject { name, reply }).await
+    }
+
+    /// Declared projects that may be known of, by name.
+    pub async fn projects(&self) -> Result<Vec<DeclaredProject>, Error> {
+        let scope = self.scope.clone();
+        self.read(|reply| Read::Projects { scope, reply }).await
     }
 
     /// Whether a session has not ended, so that what is for it alone counts.

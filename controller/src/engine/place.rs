@@ -1,17 +1,18 @@
 //! Between the scheduler, which only thinks, and the workers.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::collections::BTreeMap;
 
 use muster_proto::{
     ids::WorkerId,
     limits,
-    v1::{Input, StartSession, connect_response::Body, input},
+    v1::{Input, ProjectPolicy, StartSession, connect_response::Body, input},
 };
 use muster_runtime::telemetry;
 use prost_types::Timestamp;
 
-use super::{input::apply_input, resume, run::Engine, stage::Stage};
+use super::{book::Book, declare, input::apply_input, resume, run::Engine, stage::Stage};
 use crate::{
+    projects,
     scheduler::{self, Candidate, Request},
     session::{Phase, Session},
 };
@@ -29,7 +30,7 @@ impl Engine {
         let mut changes = stage.load_changes(&self.book);
         let load = |worker: &WorkerId| changes.load(&self.book, worker);
         let kept = |worker: &WorkerId| Some(stage.maintenance_of(&self.book, worker)?.sentence());
-        let mut fleet = self.fleet.candidates(Instant::now(), load, kept);
+        let mut fleet = self.fleet.candidates(self.now(), load, kept);
         if !fleet.iter().any(Candidate::has_room) {
             // A full farm with a long queue is the common case under load: it must cost nothing.
             return;
@@ -40,7 +41,7 @@ impl Engine {
             .map(|session| (session.state.queue_ticket, session))
             .collect();
         queue.extend(stage.touched().filter(is_queued).map(|session| (session.state.queue_ticket, session)));
-        let queue: Vec<_> = queue.values().map(|session| request(session)).collect();
+        let queue: Vec<_> = queue.values().map(|session| request(session, &self.book)).collect();
         let now = muster_proto::time::now();
         let placements =
             scheduler::plan(&queue, &mut fleet, &mut changes.usage, &self.config.policy, millis(now));
@@ -53,7 +54,9 @@ impl Engine {
             let _entered = span.enter();
             match session.place(&worker, now) {
                 Ok(()) => {
-                    for command in start(&session) {
+                    session.state.lease_bound =
+                        !self.config.lease.is_zero() && projects::restarts(session.fixed.policy.as_ref());
+                    for command in start(&self.book, &session) {
                         stage.send(&worker, command);
                     }
                     stage.put(session);
@@ -67,8 +70,10 @@ impl Engine {
 }
 
 /// A queued session as the scheduler sees it.
-pub(super) fn request(session: &Session) -> Request<'_> {
+pub(super) fn request<'a>(session: &'a Session, book: &'a Book) -> Request<'a> {
     let spec = session.spec();
+    let (accepted, now) = (session.fixed.policy.as_ref(), book.policy(&spec.project));
+    let trusts = |policy: &ProjectPolicy| projects::allows_trust(policy, session.caller());
     let queued_at = session.state.changed_at.or(session.fixed.created_at);
     Request {
         session: session.id,
@@ -78,7 +83,12 @@ pub(super) fn request(session: &Session) -> Request<'_> {
         caller: session.caller(),
         quarantined: resume::is_quarantined(session),
         project: &spec.project,
-        trust: spec.trust_mode,
+        trust: spec.trust_mode && accepted.is_none_or(trusts) && now.is_none_or(trusts),
+        declared: accepted.is_some(),
+        cloneable: accepted.is_some_and(|policy| !policy.git_url.is_empty()),
+        lease_bound: projects::restarts(accepted),
+        fenced: &session.state.fenced,
+        project_max: now.map(|policy| policy.max_running).filter(|most| *most > 0),
         labels: &spec.required_labels,
         // Its workspace and its spool are there.
         pinned: session.worker(),
@@ -91,7 +101,7 @@ pub(super) fn millis(at: Timestamp) -> i64 {
 }
 
 /// The commands that start the attempt of `session`: inputs that do not fit in one message follow it.
-pub(super) fn start(session: &Session) -> Vec<Body> {
+pub(super) fn start(book: &Book, session: &Session) -> Vec<Body> {
     let mut room = limits::PROMPT_BYTES;
     let mut pending = session.inputs.values().peekable();
     let mut inputs = Vec::new();
@@ -106,14 +116,15 @@ pub(super) fn start(session: &Session) -> Vec<Body> {
         session_id: session.id.to_string(),
         attempt: state.attempt,
         handle: session.fixed.handle.clone(),
-        spec: session.fixed.spec.clone(),
+        spec: Some(declare::spec_of(book, session)),
         resume: state.conversation,
         workspace: state.workspace.clone(),
         inputs,
-        output_base_offset: 0,
+        output_base_offset: state.output_base,
         traceparent,
         deadline: state.deadline,
-        ..StartSession::default()
+        policy: declare::policy_of(book, session),
+        lease_bound: state.lease_bound,
     });
     let rest = pending.map(|input| apply_input(session, input));
     std::iter::once(first).chain(rest).collect()

@@ -78,8 +78,9 @@ impl<'a> Viewer<'a> {
         fleet: &'a Registry,
         outputs: &'a Replicas,
         policy: &'a Policy,
+        now: Instant,
     ) -> Self {
-        Self { book, fleet, outputs, policy, now: Instant::now(), candidates: OnceCell::new() }
+        Self { book, fleet, outputs, policy, now, candidates: OnceCell::new() }
     }
 
     pub(super) fn view(&self, id: SessionId) -> Option<v1::Session> {
@@ -94,11 +95,13 @@ impl<'a> Viewer<'a> {
     fn show(&self, session: &Session) -> v1::Session {
         let queue = (session.phase() == Phase::Queued)
             .then(|| (self.book.queue_position(session.state.queue_ticket), self.why(session).sentence));
-        let moment = Moment {
-            unreachable: self.is_unreachable(session),
-            queue,
-            output_end: self.outputs.end(session.id),
-        };
+        let unreachable = self.is_unreachable(session);
+        let last_heard = session.worker().filter(|_| unreachable).and_then(|worker| {
+            // After a start nothing was heard of it yet but what it had reported of the session.
+            let reported = session.state.activity_at.or(session.state.changed_at);
+            self.fleet.last_seen_at(&worker).or(reported)
+        });
+        let moment = Moment { unreachable, last_heard, queue, output_end: self.outputs.end(session.id) };
         view::view(session, moment)
     }
 
@@ -123,7 +126,7 @@ impl<'a> Viewer<'a> {
     }
 
     fn why(&self, session: &Session) -> scheduler::Why {
-        scheduler::why(&place::request(session), self.candidates(), self.book.usage(), self.policy)
+        scheduler::why(&place::request(session, self.book), self.candidates(), self.book.usage(), self.policy)
     }
 
     fn list(&self, query: &ListQuery, scope: &Scope) -> Listed {
@@ -169,7 +172,7 @@ impl<'a> Viewer<'a> {
             ));
         }
         let why = self.why(session);
-        let request = place::request(session);
+        let request = place::request(session, self.book);
         let now = place::millis(muster_proto::time::now());
         let verdict = |(worker, refusal): (WorkerId, scheduler::Refusal)| v1::WorkerVerdict {
             worker: worker.into(),
@@ -195,6 +198,11 @@ impl<'a> Viewer<'a> {
             }
         }
         workers
+    }
+
+    /// A project that was declared just now.
+    pub(super) fn declared(&self, name: &str) -> v1::DeclaredProject {
+        self.book.declared().get(name).cloned().unwrap_or_default()
     }
 
     /// One worker; of one that was not seen since the start only what is stored.
@@ -255,6 +263,10 @@ impl Engine {
                     id: session.id,
                     complete_at: session.phase().has_ended().then_some(session.state.output_complete_at),
                 }));
+            }
+            Read::Projects { scope, reply } => {
+                let seen = self.book.declared().iter().filter(|(name, _)| scope.has_project(name));
+                let _ = reply.send(Ok(seen.map(|(_, declared)| declared.clone()).collect()));
             }
             Read::Lives { session, reply } => {
                 let lives = self.book.get(session).is_some_and(|session| !session.phase().has_ended());

@@ -1,9 +1,9 @@
 //! Starting the engine from what the store holds.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use muster_proto::v1::Project;
+use muster_proto::v1::{DeclaredProject, Project};
 use muster_runtime::{
     shutdown::Shutdown,
     task::{self, Task},
@@ -44,15 +44,16 @@ pub async fn start(
     leaving: Shutdown,
     stop: Shutdown,
 ) -> Result<(Handle, Task<()>), RecoverError> {
-    let (handle, engine) = load(config, store, outputs).await?;
+    let (handle, engine) = load(config, store, outputs, Duration::ZERO).await?;
     Ok((handle, task::spawn("engine", engine.run(leaving, stop))))
 }
 
-/// An engine that holds what the store does, and the way to ask it.
+/// An engine that holds what the store does, and the way to ask it. Its clock is `ahead` of the machine's.
 pub(super) async fn load(
     config: Config,
     store: Shared,
     outputs: Replicas,
+    ahead: Duration,
 ) -> Result<(Handle, Engine), RecoverError> {
     let (boot, boot_owed) = count_start(&store).await?;
     let mut book = Book::default();
@@ -61,6 +62,16 @@ pub(super) async fn load(
             (Some((_, worker)), Ok(project)) => book.set_project(worker, project),
             // Workers announce it again.
             _ => tracing::warn!(key, "a stored project cannot be read and is left out"),
+        }
+    }
+    for (key, entry) in store.scan(keys::DECLARED).await? {
+        match stored::opened::<DeclaredProject>(Kind::Declared, &entry.value) {
+            Ok(declared) => {
+                let name = key.strip_prefix(keys::DECLARED).unwrap_or(&key).to_owned();
+                book.set_declared(name, Some(declared));
+            }
+            // Without it sessions would do what it forbids.
+            Err(source) => return Err(LoadError { key, source }.into()),
         }
     }
     for (key, entry) in store.scan(keys::WORKERS).await? {
@@ -78,13 +89,14 @@ pub(super) async fn load(
         book.install(session);
     }
     let (sender, mailbox) = mpsc::channel(MAILBOX);
-    let started = Instant::now();
+    let started = Instant::now() + ahead;
     let liveness = Liveness { unreachable_after: config.unreachable_after };
+    let fleet = Registry::new(liveness, config.heartbeat_interval, started);
     let engine = Engine {
         config,
         store,
         book,
-        fleet: Registry::new(liveness, started),
+        fleet,
         watchers: Watchers::default(),
         outputs,
         mailbox,
@@ -95,6 +107,7 @@ pub(super) async fn load(
         absent_told: false,
         expire_at: started,
         waiting_for_empty: Vec::new(),
+        ahead,
     };
     Ok((Handle { mailbox: sender, scope: Scope::all() }, engine))
 }

@@ -27,6 +27,9 @@ pub(super) fn after(session: &mut Session, reason: EndReason, at: Timestamp) -> 
     let (in_a_row, most, why) = match reason {
         EndReason::ShimLost => (state.lost_in_a_row, LOST, "the process around you was lost"),
         EndReason::WorkerLost => (state.lost_in_a_row, LOST, "the worker lost you"),
+        EndReason::LeaseLapsed => {
+            (state.lost_in_a_row, LOST, "the worker was cut off from the controller for too long")
+        }
         EndReason::Hung => (state.hung_in_a_row, HUNG, "nothing came from you for too long"),
         reason => {
             if is_end_of_turn(reason) {
@@ -48,6 +51,7 @@ pub(super) fn after(session: &mut Session, reason: EndReason, at: Timestamp) -> 
         session.state.note = session.add_input(Body::Message(note)).seq;
     }
     let state = &mut session.state;
+    state.lapsed = reason == EndReason::LeaseLapsed;
     state.interruptions += 1;
     if reason == EndReason::Hung {
         state.hung_in_a_row += 1;
@@ -55,6 +59,11 @@ pub(super) fn after(session: &mut Session, reason: EndReason, at: Timestamp) -> 
         state.lost_in_a_row += 1;
     }
     true
+}
+
+/// Whether a session that is taken from a lost worker begins once more elsewhere.
+pub(super) fn may_go_on_after_loss(session: &Session, at: Timestamp) -> bool {
+    session.state.lost_in_a_row < LOST && session.can_go_on(at).is_ok()
 }
 
 /// Notes that the machine of an active session runs as `boot`. Another one than when it was placed: it went

@@ -1,10 +1,11 @@
 //! The engine's loop: gathers a batch, applies it, commits it once, then tells.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use muster_proto::{
     error::{Error, ErrorCode},
     ids::WorkerId,
+    v1::{HeartbeatAck, SessionEvent, connect_response::Body, session_event},
 };
 use muster_runtime::shutdown::Shutdown;
 use tokio::{
@@ -47,6 +48,8 @@ pub(super) struct Engine {
     /// When to look next for sessions to forget.
     pub(super) expire_at: Instant,
     pub(super) waiting_for_empty: Vec<Waiter>,
+    /// How far its clock is ahead of the machine's: tests let time pass.
+    pub(super) ahead: Duration,
 }
 
 impl Engine {
@@ -55,6 +58,11 @@ impl Engine {
     pub(super) fn first_revision(boot: u64) -> u64 {
         let seconds = u32::try_from(muster_proto::time::now().seconds).unwrap_or(0);
         (boot << BOOT_SHIFT) + u64::from(seconds)
+    }
+
+    /// By the clock that never goes back.
+    pub(super) fn now(&self) -> Instant {
+        Instant::now() + self.ahead
     }
 
     /// Runs until `stop`; at `leaving` the workers are sent away.
@@ -75,6 +83,7 @@ impl Engine {
                     self.tick();
                     self.expire(&mut stage);
                     self.interrupt_drained(&mut stage);
+                    self.lapse(&mut stage);
                 }
                 message = self.mailbox.recv() => {
                     let Some(message) = message else { break };
@@ -133,27 +142,44 @@ impl Engine {
                 });
             }
             Change::Attach { hello, reply } => {
-                let commands = self.attach(*hello, stage);
-                stage.answer(move |_, commit| drop(reply.send(commit.map(|()| commands))));
+                let attached = self.attach(*hello, stage);
+                stage.answer(move |_, commit| drop(reply.send(commit.and(attached))));
             }
             Change::Detach { worker, link } => {
                 self.fleet.detach(&worker, link);
                 self.plan_due = true;
             }
             Change::Heartbeat { worker, link, heartbeat } => {
-                self.fleet.heard(&worker, link, Some(heartbeat));
+                if self.fleet.heard(&worker, link, Some(heartbeat), self.now()) && heartbeat.seq > 0 {
+                    let ack = HeartbeatAck { seq: heartbeat.seq };
+                    self.fleet.send(&worker, Body::HeartbeatAck(ack));
+                }
                 // There may be memory or disk again.
                 self.plan_due |= self.fleet.is_limited(&worker);
             }
             Change::Event { worker, link, event } => {
                 // A link that was replaced: the new one reports it again.
-                if self.fleet.heard(&worker, link, None) {
+                let now = self.now();
+                if self.fleet.heard(&worker, link, None, now) {
                     stage.reporters.insert(worker.clone());
+                    self.note_mirror(&worker, &event);
                     if events::says_broken(&event) {
-                        self.fleet.could_not_start(&worker, Instant::now());
+                        self.fleet.could_not_start(&worker, now);
                     }
                     events::apply(&self.book, stage, &worker, *event);
                 }
+            }
+            Change::PutProject { policy, if_revision, caller, reply } => {
+                let name = policy.name.clone();
+                let result = self.put_project(*policy, if_revision, &caller, stage);
+                stage.answer(move |viewer, commit| {
+                    let put = commit.and(result).map(|replaced| (viewer.declared(&name), replaced));
+                    let _ = reply.send(put);
+                });
+            }
+            Change::RemoveProject { name, reply } => {
+                let result = self.remove_project(&name, stage);
+                stage.answer(move |_, commit| drop(reply.send(commit.and(result))));
             }
             Change::Maintain { worker, order, reply } => {
                 let result = self.maintain(&worker, order, stage);
@@ -161,6 +187,19 @@ impl Engine {
                     let _ = reply.send(commit.and(result).map(|()| viewer.worker(&worker)));
                 });
             }
+        }
+    }
+
+    /// A worker that made the workspace of a declared project has its mirror from then on.
+    fn note_mirror(&mut self, worker: &WorkerId, event: &SessionEvent) {
+        if !matches!(event.body, Some(session_event::Body::WorkspaceReady(_))) {
+            return;
+        }
+        let session = event.session_id.parse().ok().and_then(|id| self.book.get(id));
+        if let Some(session) =
+            session.filter(|session| session.fixed.policy.is_some() && session.is_on(worker))
+        {
+            self.fleet.mirrors(worker, &session.spec().project);
         }
     }
 
@@ -206,7 +245,7 @@ impl Engine {
 
     /// What only time changes: silence.
     pub(super) fn tick(&mut self) {
-        let now = Instant::now();
+        let now = self.now();
         let mut told: Vec<WorkerId> = self.fleet.changed_liveness(now);
         self.plan_due |= !told.is_empty();
         if !self.absent_told && now.duration_since(self.started) >= self.config.unreachable_after {
@@ -226,6 +265,6 @@ impl Engine {
     }
 
     pub(super) fn viewer(&self) -> Viewer<'_> {
-        Viewer::new(&self.book, &self.fleet, &self.outputs, &self.config.policy)
+        Viewer::new(&self.book, &self.fleet, &self.outputs, &self.config.policy, self.now())
     }
 }

@@ -1,6 +1,6 @@
 //! Accepting a session.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use muster_proto::{
     error::{Error, ErrorCode},
@@ -9,7 +9,10 @@ use muster_proto::{
 };
 
 use super::{Scope, SpawnRequest, run::Engine, stage::Stage};
-use crate::session::{Session, record::Fixed};
+use crate::{
+    projects,
+    session::{Session, record::Fixed},
+};
 
 impl Engine {
     /// Queues a session; true: the same request was accepted before.
@@ -28,7 +31,11 @@ impl Engine {
             };
         }
         let asked = spec.clone();
-        spec.project = self.project(&spec, scope)?;
+        spec.project = self.project(&spec, scope, stage)?;
+        let policy = stage.declared(&self.book, &spec.project).and_then(|declared| declared.policy.clone());
+        if let Some(policy) = &policy {
+            projects::resolve(policy, &caller, &mut spec)?;
+        }
         let ancestors = self.ancestors(&spec.parent_session, scope, stage)?;
         spec.parent_session = ancestors.last().map(SessionId::to_string).unwrap_or_default();
         let title = if spec.title.is_empty() { &spec.prompt } else { &spec.title };
@@ -44,7 +51,7 @@ impl Engine {
             // The prompt is large and the same.
             asked: differs.then(|| SessionSpec { prompt: String::new(), ..asked }),
             ancestors: ancestors.iter().map(SessionId::to_string).collect(),
-            policy: None,
+            policy,
             created_at: Some(muster_proto::time::now()),
             request_id,
             asked_project,
@@ -57,27 +64,38 @@ impl Engine {
         Ok((id, false))
     }
 
-    /// The project a spec means, checked against what workers announced, ever, and the caller may know of.
-    fn project(&self, spec: &SessionSpec, scope: &Scope) -> Result<String, Error> {
-        let known: BTreeMap<_, _> =
-            self.book.projects().iter().filter(|(name, _)| scope.has_project(name)).collect();
-        let listed = || known.keys().map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
-        let (name, workers) = if spec.project.is_empty() {
-            match (known.len(), known.first_key_value()) {
-                (1, Some((name, workers))) => (*name, *workers),
-                (0, _) | (_, None) => return Err(no_project("no worker has announced a project yet")),
+    /// The project a spec means, of those that workers announced, ever, or operators declared, and the caller
+    /// may know of.
+    fn project(&self, spec: &SessionSpec, scope: &Scope, stage: &Stage) -> Result<String, Error> {
+        let announced = self.book.projects().keys().map(String::as_str);
+        let known: BTreeSet<&str> = announced
+            .chain(stage.declared_names(&self.book))
+            .filter(|name| scope.has_project(name))
+            .collect();
+        let listed = || known.iter().copied().collect::<Vec<_>>().join(", ");
+        let name = if spec.project.is_empty() {
+            match (known.len(), known.first()) {
+                (1, Some(name)) => *name,
+                (0, _) | (_, None) => {
+                    return Err(no_project("no worker has announced a project yet, and none is declared"));
+                }
                 _ => {
                     return Err(Error::invalid("project", "several projects are known and none is named")
                         .hint(format!("Name one of: {}.", listed())));
                 }
             }
         } else {
-            known.get_key_value(&spec.project).map(|(name, workers)| (*name, *workers)).ok_or_else(|| {
-                let error = no_project(format!("no worker serves a project {:?}", spec.project));
+            known.get(spec.project.as_str()).copied().ok_or_else(|| {
+                let error = no_project(format!(
+                    "no worker serves a project {:?}, and it is not declared",
+                    spec.project
+                ));
                 if known.is_empty() { error } else { error.hint(format!("Known projects: {}.", listed())) }
             })?
         };
-        if spec.trust_mode && !allows_trust(workers) {
+        let workers = self.book.projects().get(name);
+        let is_declared = stage.declared(&self.book, name).is_some();
+        if spec.trust_mode && !is_declared && !workers.is_some_and(allows_trust) {
             let message = format!("the project {name} does not allow trust mode");
             return Err(Error {
                 field: "trustMode".to_owned(),
@@ -85,7 +103,7 @@ impl Engine {
             }
             .hint("Spawn without trustMode, or let the operator allow it in the worker's configuration."));
         }
-        Ok(name.clone())
+        Ok(name.to_owned())
     }
 }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use muster_proto::{
     error::Error,
     ids::{SessionId, WorkerId},
-    v1::{EventAck, Project, connect_response::Body},
+    v1::{DeclaredProject, EventAck, Project, connect_response::Body},
 };
 
 use super::{book::Book, read::Viewer, tree};
@@ -28,6 +28,7 @@ pub(super) struct Stage {
     requests: HashMap<(String, String), SessionId>,
     projects: Vec<(WorkerId, Project)>,
     maintenance: BTreeMap<WorkerId, Option<Maintenance>>,
+    declared: BTreeMap<String, Option<DeclaredProject>>,
     removed: Vec<SessionId>,
     last_ticket: u64,
     pub(super) commands: Vec<(WorkerId, Body)>,
@@ -136,6 +137,25 @@ impl Stage {
         self.projects.push((worker.clone(), project));
     }
 
+    /// A declared project, as this batch has left it so far.
+    pub(super) fn declared<'a>(&'a self, book: &'a Book, name: &str) -> Option<&'a DeclaredProject> {
+        match self.declared.get(name) {
+            Some(staged) => staged.as_ref(),
+            None => book.declared().get(name),
+        }
+    }
+
+    /// Names of declared projects, as this batch has left them so far.
+    pub(super) fn declared_names<'a>(&'a self, book: &'a Book) -> impl Iterator<Item = &'a str> {
+        let untouched = book.declared().keys().filter(|name| !self.declared.contains_key(*name));
+        let touched = self.declared.iter().filter(|(_, declared)| declared.is_some()).map(|(name, _)| name);
+        untouched.chain(touched).map(String::as_str)
+    }
+
+    pub(super) fn declare(&mut self, name: String, declared: Option<DeclaredProject>) {
+        self.declared.insert(name, declared);
+    }
+
     /// How `worker` is kept from sessions, as this batch has left it so far.
     pub(super) fn maintenance_of<'a>(&'a self, book: &'a Book, worker: &WorkerId) -> Option<&'a Maintenance> {
         match self.maintenance.get(worker) {
@@ -202,6 +222,13 @@ impl Stage {
             let sealed: Bytes = stored::sealed(Kind::Project, project);
             txn.put(keys::project(&project.name, worker.as_str()), sealed);
         }
+        for (name, declared) in &self.declared {
+            let key = keys::declared(name);
+            match declared {
+                Some(declared) => txn.put(key, stored::sealed(Kind::Declared, declared)),
+                None => txn.delete(key),
+            };
+        }
         for (worker, maintenance) in &self.maintenance {
             let key = keys::worker(worker.as_str());
             match maintenance {
@@ -219,6 +246,9 @@ impl Stage {
         }
         for (worker, maintenance) in std::mem::take(&mut self.maintenance) {
             book.set_maintenance(worker, maintenance);
+        }
+        for (name, declared) in std::mem::take(&mut self.declared) {
+            book.set_declared(name, declared);
         }
         for id in self.removed.drain(..) {
             book.remove(id);

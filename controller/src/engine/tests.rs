@@ -48,7 +48,7 @@ impl Rig {
         };
         let (link, commands) = link::open(id);
         let worker = "w1".parse().expect("a name");
-        let attach = Attach { worker, incarnation: Incarnation::generate(), hello, link };
+        let attach = Attach { worker, incarnation: Incarnation::generate(), hello, protocol: 2, link };
         self.engine.attach(attach).await.map(|_| commands)
     }
 

@@ -6,7 +6,7 @@ use muster_proto::{
     v1::{Workspace, WorkspaceQuery, connect_response::Body},
 };
 
-use super::run::Engine;
+use super::{declare, run::Engine};
 use crate::{
     fleet::{
         link::{Closed, LinkId},
@@ -54,7 +54,7 @@ impl Engine {
             return Err(kept("it works outside a repository"));
         }
         let project = session.spec().project.clone();
-        if purpose == Purpose::Push && !self.allows_push(&project, &worker) {
+        if purpose == Purpose::Push && !self.allows_push(session, &worker) {
             let message = format!("the project {project} does not let branches be pushed from {worker}");
             return Err(Error::new(ErrorCode::PushNotAllowed, message)
                 .hint("Fetch the branch as a bundle, or let the operator set allow_push for the project."));
@@ -65,9 +65,18 @@ impl Engine {
         Ok(Workplace { session: session.id, workspace, project, worker, link, closed })
     }
 
-    fn allows_push(&self, project: &str, worker: &WorkerId) -> bool {
-        let workers = self.book.projects().get(project);
-        workers.and_then(|workers| workers.get(worker.as_str())).is_some_and(|project| project.allow_push)
+    /// Everybody who has a say in it must allow it: the worker of a directory of its own, the operators of a
+    /// project they declared.
+    fn allows_push(&self, session: &Session, worker: &WorkerId) -> bool {
+        let project = &session.spec().project;
+        let announced = self.book.projects().get(project).and_then(|workers| workers.get(worker.as_str()));
+        let own = announced.map(|project| project.allow_push);
+        let policy = declare::policy_of(&self.book, session);
+        let declared = policy.as_ref().or_else(|| self.book.policy(project)).map(|policy| policy.allow_push);
+        match (own, declared) {
+            (None, None) => false,
+            (own, declared) => own.unwrap_or(true) && declared.unwrap_or(true),
+        }
     }
 
     pub(super) fn query(

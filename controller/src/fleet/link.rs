@@ -4,7 +4,10 @@
 //! full the link is cut, because a worker that connects again is told everything it needs by reconciliation.
 
 use futures::stream::{self, Stream};
-use muster_proto::v1::ConnectResponse;
+use muster_proto::{
+    error::{Error, ErrorCode},
+    v1::ConnectResponse,
+};
 use tokio::sync::{mpsc, watch};
 use tonic::Status;
 
@@ -23,6 +26,8 @@ pub enum Closing {
     Overflow,
     /// What it reported could not be made durable: it reports again after a new Hello.
     Store,
+    /// Another live process shows the same identity.
+    Duplicate,
     /// The controller leaves.
     Shutdown,
 }
@@ -33,6 +38,11 @@ impl From<Closing> for Status {
             Closing::Replaced => Self::aborted("this worker name connected again; the newer link goes on"),
             Closing::Overflow => Self::unavailable("commands were not taken in time; connect again"),
             Closing::Store => Self::unavailable("the store cannot write; connect again"),
+            Closing::Duplicate => Error::new(
+                ErrorCode::DuplicateWorker,
+                "another live process shows the identity of this worker",
+            )
+            .into(),
             Closing::Shutdown => Self::unavailable("the controller is shutting down; connect again"),
         }
     }

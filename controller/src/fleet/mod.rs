@@ -8,9 +8,10 @@ pub mod link;
 pub mod liveness;
 pub mod maintenance;
 pub mod queries;
+mod twins;
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,7 @@ use prost_types::Timestamp;
 use self::{
     link::{Closing, Link, LinkId},
     liveness::Liveness,
+    twins::{Claim, Twins},
 };
 use crate::scheduler::Candidate;
 
@@ -30,6 +32,29 @@ use crate::scheduler::Candidate;
 const FAILED_LATELY: Duration = Duration::from_secs(10 * 60);
 /// Failed starts remembered of each worker.
 const FAILURES: usize = 16;
+
+/// Mirrors remembered of each worker.
+const MIRRORED: usize = 1000;
+/// Version of the protocol from which on workers know leases and declared projects.
+const LEASES: u32 = 2;
+/// Heartbeats after which a link is taken to be left over from a process that is gone.
+const SILENT: u32 = 2;
+/// How often the time of silence has to pass until one of twins counts as gone.
+const GONE: u32 = 3;
+
+/// What is made of a process that says to be a worker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// It is.
+    Welcome,
+    /// Another one has the link, and it is not known yet whether that lives.
+    Wait,
+    /// Another one is, too. `news`: that is known just now.
+    Twins {
+        /// It was not known before.
+        news: bool,
+    },
+}
 
 /// A worker as it last introduced itself.
 #[derive(Debug)]
@@ -49,6 +74,16 @@ pub struct Worker {
     heartbeat: Option<Heartbeat>,
     /// When sessions could not be started there, lately.
     failures: VecDeque<Instant>,
+    protocol: u32,
+    serves_declared: bool,
+    /// Declared projects of which it has a mirror.
+    mirrored: BTreeSet<String>,
+    /// Up to when a lease may have begun: the last acknowledged heartbeat, or the Hello.
+    acknowledged: Instant,
+    /// A heartbeat of this link was acknowledged: it has a lease.
+    leased: bool,
+    /// Somebody else says to be it.
+    claim: Option<Claim>,
     /// What callers were last told.
     was_silent: bool,
 }
@@ -67,6 +102,9 @@ pub struct Load {
 pub struct Registry {
     workers: BTreeMap<WorkerId, Worker>,
     liveness: Liveness,
+    heartbeat_interval: Duration,
+    /// Identities that two processes show.
+    twins: BTreeMap<WorkerId, Twins>,
     /// When the controller started: a worker that has not come back yet is silent since then.
     since: Instant,
 }
@@ -74,12 +112,48 @@ pub struct Registry {
 impl Registry {
     /// An empty one.
     #[must_use]
-    pub const fn new(liveness: Liveness, since: Instant) -> Self {
-        Self { workers: BTreeMap::new(), liveness, since }
+    pub const fn new(liveness: Liveness, heartbeat_interval: Duration, since: Instant) -> Self {
+        Self { workers: BTreeMap::new(), liveness, heartbeat_interval, twins: BTreeMap::new(), since }
+    }
+
+    /// Whether the process that says to be `worker` is to be believed.
+    pub fn arrives(&mut self, worker: &WorkerId, incarnation: &Incarnation, now: Instant) -> Arrival {
+        let gone = self.liveness.unreachable_after * GONE;
+        if let Some(twins) = self.twins.get_mut(worker) {
+            if twins.tries(incarnation, now, gone) {
+                return Arrival::Twins { news: false };
+            }
+            self.twins.remove(worker);
+        }
+        let Some(there) = self.workers.get_mut(worker) else { return Arrival::Welcome };
+        if there.incarnation == *incarnation || there.link.is_none() {
+            return Arrival::Welcome;
+        }
+        if there.claim.as_ref().is_none_or(|claim| !claim.is_by(incarnation)) {
+            there.claim = Some(Claim::new(incarnation.clone(), now));
+        }
+        if there.claim.as_ref().is_some_and(Claim::is_proven) {
+            let twins = self.twins.entry(worker.clone()).or_default();
+            twins.tries(&there.incarnation, now, gone);
+            twins.tries(incarnation, now, gone);
+            there.claim = None;
+            self.cut(worker, Closing::Duplicate);
+            return Arrival::Twins { news: true };
+        }
+        let is_silent = now.saturating_duration_since(there.last_seen) >= self.heartbeat_interval * SILENT;
+        if is_silent { Arrival::Welcome } else { Arrival::Wait }
     }
 
     /// Takes in a worker that said Hello. A link it had is replaced and ends with ABORTED.
-    pub fn attach(&mut self, worker: WorkerId, incarnation: Incarnation, hello: Hello, link: Link) {
+    pub fn attach(
+        &mut self,
+        worker: WorkerId,
+        incarnation: Incarnation,
+        hello: Hello,
+        protocol: u32,
+        link: Link,
+        now: Instant,
+    ) {
         let mut failures = VecDeque::new();
         if let Some(old) = self.workers.remove(&worker) {
             if let Some(link) = old.link {
@@ -98,9 +172,15 @@ impl Registry {
             projects: hello.projects,
             policies,
             link: Some(link),
-            last_seen: Instant::now(),
+            last_seen: now,
             last_seen_at: muster_proto::time::now(),
             heartbeat: None,
+            protocol,
+            serves_declared: hello.serves_declared && protocol >= LEASES,
+            mirrored: hello.mirrored_projects.into_iter().collect(),
+            acknowledged: now,
+            leased: false,
+            claim: None,
             failures,
             was_silent: false,
         };
@@ -108,15 +188,30 @@ impl Registry {
     }
 
     /// Notes that `worker` was heard over `link`; false when that link is no longer its own.
-    pub fn heard(&mut self, worker: &WorkerId, link: LinkId, heartbeat: Option<Heartbeat>) -> bool {
+    pub fn heard(
+        &mut self,
+        worker: &WorkerId,
+        link: LinkId,
+        heartbeat: Option<Heartbeat>,
+        now: Instant,
+    ) -> bool {
+        let interval = self.heartbeat_interval;
         let Some(worker) =
             self.workers.get_mut(worker).filter(|w| w.link.as_ref().is_some_and(|l| l.id == link))
         else {
             return false;
         };
-        worker.last_seen = Instant::now();
+        worker.last_seen = now;
         worker.last_seen_at = muster_proto::time::now();
-        if heartbeat.is_some() {
+        if let Some(claim) = &mut worker.claim {
+            claim.heard(now, interval);
+        }
+        if let Some(beat) = &heartbeat {
+            // It is acknowledged next: what counts is that it was sent before now.
+            if beat.seq > 0 {
+                worker.acknowledged = now;
+                worker.leased = true;
+            }
             worker.heartbeat = heartbeat;
         }
         true
@@ -172,6 +267,29 @@ impl Registry {
         match self.workers.get(worker) {
             Some(worker) => self.liveness.is_silent(worker.last_seen, now),
             None => self.liveness.is_silent(self.since, now),
+        }
+    }
+
+    /// When `worker` was last heard, by the wall clock; none since the start.
+    #[must_use]
+    pub fn last_seen_at(&self, worker: &WorkerId) -> Option<Timestamp> {
+        self.workers.get(worker).map(|worker| worker.last_seen_at)
+    }
+
+    /// Whether no heartbeat of `worker` was acknowledged for so long, nor any Hello taken.
+    #[must_use]
+    pub fn is_unacknowledged_for(&self, worker: &WorkerId, long: Duration, now: Instant) -> bool {
+        let since = self.workers.get(worker).map_or(self.since, |worker| worker.acknowledged);
+        now.saturating_duration_since(since) >= long
+    }
+
+    /// Notes that `worker` has a mirror of a declared project.
+    pub fn mirrors(&mut self, worker: &WorkerId, project: &str) {
+        if let Some(worker) = self.workers.get_mut(worker)
+            && worker.mirrored.len() < MIRRORED
+            && !worker.mirrored.contains(project)
+        {
+            worker.mirrored.insert(project.to_owned());
         }
     }
 
@@ -241,6 +359,10 @@ impl Registry {
                 failures: u32::try_from(worker.failures.iter().filter(recent).count()).unwrap_or(u32::MAX),
                 labels: &worker.labels,
                 projects: &worker.policies,
+                protocol: worker.protocol,
+                serves_declared: worker.serves_declared,
+                mirrored: &worker.mirrored,
+                leased: worker.leased,
             }
         });
         shaped.collect()
@@ -257,7 +379,13 @@ impl Registry {
     pub fn show(&self, name: &WorkerId, now: Instant) -> Option<v1::Worker> {
         let worker = self.workers.get(name)?;
         let silent = worker.link.is_none() || self.liveness.is_silent(worker.last_seen, now);
-        let health = if silent { v1::WorkerHealth::Unreachable } else { v1::WorkerHealth::Connected };
+        let health = if self.twins.contains_key(name) {
+            v1::WorkerHealth::Duplicate
+        } else if silent {
+            v1::WorkerHealth::Unreachable
+        } else {
+            v1::WorkerHealth::Connected
+        };
         Some(v1::Worker {
             worker: name.to_string(),
             incarnation: worker.incarnation.to_string(),
@@ -271,7 +399,9 @@ impl Registry {
             heartbeat: worker.heartbeat,
             claude_version: worker.claude_version.clone(),
             maintenance: None,
-            ..v1::Worker::default()
+            serves_declared: worker.serves_declared,
+            mirrored_projects: worker.mirrored.iter().cloned().collect(),
+            certificate_expires_at: None,
         })
     }
 }

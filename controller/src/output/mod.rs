@@ -49,6 +49,8 @@ struct Writer {
     torn: bool,
     /// The session is forgotten: who still holds this must not make the file again.
     removed: bool,
+    /// Grows with every fence.
+    epoch: u64,
 }
 
 impl Writer {
@@ -79,6 +81,8 @@ pub enum Appended {
     Held(u64),
     /// It begins past the end, which is given: the sender goes back to there.
     Gap(u64),
+    /// Somebody else appends now.
+    Fenced,
 }
 
 impl Replicas {
@@ -113,6 +117,19 @@ impl Replicas {
     pub fn end(&self, session: SessionId) -> u64 {
         let known = self.known.read().unwrap_or_else(PoisonError::into_inner);
         known.get(&session).map_or(0, |replica| *replica.end.borrow())
+    }
+
+    /// Lets nobody append who opened the copy before, and returns where it ends. Blocking.
+    #[must_use]
+    pub fn fence(&self, session: SessionId) -> u64 {
+        let known = self.known.read().unwrap_or_else(PoisonError::into_inner).get(&session).cloned();
+        let Some(replica) = known else { return 0 };
+        replica.lock().epoch += 1;
+        if let Err(error) = replica.sync() {
+            tracing::warn!(session.id = %session, error = %error,
+                "the last output of a lost worker cannot be kept; what follows takes its place");
+        }
+        replica.end()
     }
 
     /// Removes the copy of a session for good. One that is not there is no error.
@@ -151,7 +168,7 @@ impl Replicas {
 
 impl Replica {
     fn new(path: PathBuf, disk: Arc<dyn Disk>, end: u64) -> Self {
-        let writer = Writer { file: None, synced: end, named: false, torn: false, removed: false };
+        let writer = Writer { file: None, synced: end, named: false, torn: false, removed: false, epoch: 0 };
         Self { path, disk, writer: Mutex::new(writer), end: watch::Sender::new(end) }
     }
 
@@ -167,12 +184,21 @@ impl Replica {
         self.end.subscribe()
     }
 
+    /// What an append has to bring along until somebody else takes over.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.lock().epoch
+    }
+
     /// Adds what is not held yet. Blocking. Readable at once, durable after [`Replica::sync`].
     ///
     /// # Errors
     /// When the file cannot be written; the end is as before then, and the same call may succeed later.
-    pub fn append(&self, offset: u64, data: &Bytes) -> io::Result<Appended> {
+    pub fn append(&self, epoch: u64, offset: u64, data: &Bytes) -> io::Result<Appended> {
         let mut writer = self.lock();
+        if writer.epoch != epoch {
+            return Ok(Appended::Fenced);
+        }
         let end = self.end();
         if offset > end {
             return Ok(Appended::Gap(end));

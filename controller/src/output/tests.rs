@@ -10,7 +10,7 @@ fn appending_is_idempotent_refuses_gaps_and_survives_a_restart() {
     let session = SessionId::generate();
     let replicas = Replicas::open(&folder).expect("opened");
     let replica = replicas.of(session);
-    let append = |offset, data: &'static str| replica.append(offset, &Bytes::from_static(data.as_bytes()));
+    let append = |offset, data: &'static str| replica.append(0, offset, &Bytes::from_static(data.as_bytes()));
     assert_eq!(append(0, "hello").expect("written"), Appended::Held(5));
     assert_eq!(append(0, "hello").expect("written"), Appended::Held(5));
     assert_eq!(append(3, "lo wo").expect("written"), Appended::Held(8));
@@ -25,7 +25,7 @@ fn appending_is_idempotent_refuses_gaps_and_survives_a_restart() {
     let again = Replicas::open(&folder).expect("opened");
     assert_eq!(again.end(session), 11);
     assert_eq!(again.end(SessionId::generate()), 0);
-    let more = again.of(session).append(11, &Bytes::from_static(b"!")).expect("written");
+    let more = again.of(session).append(0, 11, &Bytes::from_static(b"!")).expect("written");
     assert_eq!(more, Appended::Held(12));
     assert_eq!(again.of(session).sync().expect("synced"), 12);
 
@@ -33,7 +33,7 @@ fn appending_is_idempotent_refuses_gaps_and_survives_a_restart() {
     again.remove(session).expect("removed");
     again.remove(session).expect("nothing to do");
     assert_eq!(again.end(session), 0);
-    held.append(12, &Bytes::from_static(b"late")).expect_err("it is forgotten");
+    held.append(0, 12, &Bytes::from_static(b"late")).expect_err("it is forgotten");
     assert_eq!(fs::read_dir(&folder).expect("a folder").count(), 0);
 }
 
@@ -113,12 +113,13 @@ impl Link {
         let (offset, data) =
             if stays { self.on_their_way[which].clone() } else { self.on_their_way.remove(which) };
         let end = self.replicas.end(self.session);
-        match self.replicas.of(self.session).append(offset, &data) {
+        match self.replicas.of(self.session).append(0, offset, &data) {
             Ok(Appended::Held(now)) => assert_eq!(now, end.max(offset + data.len() as u64)),
             Ok(Appended::Gap(told)) => {
                 assert!(told == end && offset > end, "a chunk at {offset} is refused at {end}");
                 self.position = told;
             }
+            Ok(Appended::Fenced) => panic!("nobody else appends"),
             Err(_) => assert_eq!(self.replicas.end(self.session), end, "what failed counts"),
         }
     }

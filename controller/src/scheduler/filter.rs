@@ -6,6 +6,9 @@ use muster_proto::ids::WorkerId;
 
 use super::{Candidate, Request};
 
+/// Version of the protocol from which on policies are understood.
+const DECLARED: u32 = 2;
+
 /// Why a worker cannot take a session now.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
@@ -15,6 +18,12 @@ pub enum Refusal {
     Silent,
     /// It does not serve the project.
     Project,
+    /// It speaks a protocol that knows no declared projects and no leases.
+    Protocol(u32),
+    /// The session was taken from it.
+    Fenced,
+    /// It has no lease yet.
+    NoLease,
     /// It serves it without trust mode.
     Trust,
     /// It lacks a label.
@@ -36,9 +45,9 @@ impl Refusal {
     #[must_use]
     pub const fn filter(&self) -> &'static str {
         match self {
-            Self::Elsewhere(_) => "workspace",
-            Self::Silent => "connection",
-            Self::Project => "project",
+            Self::Elsewhere(_) | Self::Fenced => "workspace",
+            Self::Silent | Self::NoLease => "connection",
+            Self::Project | Self::Protocol(_) => "project",
             Self::Trust => "trust_mode",
             Self::Label(..) => "label",
             Self::Maintenance(_) => "maintenance",
@@ -57,6 +66,11 @@ impl fmt::Display for Refusal {
             Self::Elsewhere(worker) => write!(f, "its workspace is on {worker}"),
             Self::Silent => f.write_str("not connected"),
             Self::Project => f.write_str("does not serve the project"),
+            Self::Protocol(version) => {
+                write!(f, "speaks protocol {version}, which knows no declared projects")
+            }
+            Self::Fenced => f.write_str("lost an earlier attempt of it"),
+            Self::NoLease => f.write_str("has sent no heartbeat yet"),
             Self::Trust => f.write_str("does not allow trust mode in the project"),
             Self::Label(key, value) => write!(f, "lacks the label {key}={value}"),
             Self::Maintenance(why) => f.write_str(why),
@@ -82,15 +96,29 @@ pub fn verdict(request: &Request<'_>, worker: &Candidate<'_>) -> Result<(), Refu
     if let Some(pinned) = request.pinned.as_ref().filter(|pinned| *pinned != worker.worker) {
         return Err(Refusal::Elsewhere(pinned.clone()));
     }
-    let trusted = worker.projects.get(request.project).ok_or(Refusal::Project)?;
-    if request.trust && !trusted {
+    if request.fenced.iter().any(|fenced| fenced == worker.worker.as_str()) {
+        return Err(Refusal::Fenced);
+    }
+    let announced = worker.projects.get(request.project);
+    if announced.is_none() && !(request.cloneable && worker.serves_declared) {
+        return Err(Refusal::Project);
+    }
+    if request.declared && worker.protocol < DECLARED {
+        return Err(Refusal::Protocol(worker.protocol));
+    }
+    // What a worker clones has no rule of its own: the policy was held against the session already.
+    if request.trust && announced == Some(&false) {
         return Err(Refusal::Trust);
     }
     let lacking = request.labels.iter().filter(|(key, value)| worker.labels.get(*key) != Some(value)).min();
     if let Some((key, value)) = lacking {
         return Err(Refusal::Label(key.clone(), value.clone()));
     }
-    machine(worker)
+    machine(worker)?;
+    if request.lease_bound && !worker.leased {
+        return Err(Refusal::NoLease);
+    }
+    Ok(())
 }
 
 /// Whether `worker` can take anything now.

@@ -12,7 +12,7 @@ mod order;
 pub mod policy;
 mod why;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use muster_proto::ids::{SessionId, WorkerId};
 
@@ -44,6 +44,16 @@ pub struct Request<'a> {
     pub project: &'a str,
     /// Whether it runs without permission prompts.
     pub trust: bool,
+    /// Its project is declared at the controller: its policy must be understood.
+    pub declared: bool,
+    /// Workers may clone its project.
+    pub cloneable: bool,
+    /// It ends with the lease of its worker.
+    pub lease_bound: bool,
+    /// Workers it was taken from.
+    pub fenced: &'a [String],
+    /// Sessions of its project that may run at once; none: no limit of its own.
+    pub project_max: Option<u32>,
     /// Labels its worker must carry.
     pub labels: &'a HashMap<String, String>,
     /// The worker that has its workspace: it runs there or waits.
@@ -83,6 +93,14 @@ pub struct Candidate<'a> {
     pub labels: &'a HashMap<String, String>,
     /// What it serves, and whether trust mode is allowed there.
     pub projects: &'a BTreeMap<String, bool>,
+    /// Version of the protocol it speaks.
+    pub protocol: u32,
+    /// It clones declared projects.
+    pub serves_declared: bool,
+    /// Those of which it has a mirror.
+    pub mirrored: &'a BTreeSet<String>,
+    /// It has a lease.
+    pub leased: bool,
 }
 
 impl Candidate<'_> {

@@ -119,6 +119,7 @@ impl Policy {
             return Some(Hold::Caller(cap));
         }
         let cap = self.project_caps.get(request.project).copied().or(self.project_cap);
+        let cap = cap.into_iter().chain(request.project_max).min();
         cap.filter(|cap| usage.of_project(request.project) >= *cap).map(Hold::Project)
     }
 }

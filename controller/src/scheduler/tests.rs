@@ -22,6 +22,7 @@ struct Farm {
     names: Vec<WorkerId>,
     labels: Vec<HashMap<String, String>>,
     projects: Vec<BTreeMap<String, bool>>,
+    mirrored: BTreeSet<String>,
     shapes: Vec<Shape>,
 }
 
@@ -32,6 +33,7 @@ impl Farm {
             names: (0..shapes.len()).map(|n| format!("w{n:02}").parse().expect("a name")).collect(),
             labels: (0..shapes.len()).map(label).collect(),
             projects: shapes.iter().map(|s| BTreeMap::from([(s.project.to_owned(), s.trust)])).collect(),
+            mirrored: BTreeSet::new(),
             shapes: shapes.to_vec(),
         }
     }
@@ -52,6 +54,10 @@ impl Farm {
             failures: 0,
             labels: &self.labels[n],
             projects: &self.projects[n],
+            protocol: 2,
+            serves_declared: false,
+            mirrored: &self.mirrored,
+            leased: true,
         };
         (0..self.names.len()).map(candidate).collect()
     }
@@ -76,6 +82,11 @@ fn request<'a>(
         caller: "somebody",
         project: "p",
         trust,
+        declared: false,
+        cloneable: false,
+        lease_bound: false,
+        fenced: &[],
+        project_max: None,
         labels,
         pinned: pinned.map(|name| name.parse().expect("a name")),
         quarantined: false,

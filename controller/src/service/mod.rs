@@ -8,6 +8,8 @@ mod fit;
 mod gate;
 mod identity;
 mod peer;
+mod policy;
+mod projects;
 mod push;
 mod read;
 mod sessions;
@@ -25,8 +27,9 @@ use muster_proto::{
     limits,
     v1::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
-        identity_service_server::IdentityServiceServer, session_service_server::SessionServiceServer,
-        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
+        identity_service_server::IdentityServiceServer, project_service_server::ProjectServiceServer,
+        session_service_server::SessionServiceServer, task_service_server::TaskServiceServer,
+        worker_service_server::WorkerServiceServer,
     },
 };
 use muster_runtime::{grpc, shutdown::Shutdown};
@@ -67,6 +70,8 @@ pub struct Context {
     pub heartbeat_interval: Duration,
     /// Told to workers in Welcome.
     pub unreachable_after: Duration,
+    /// Told to workers in Welcome; zero: none.
+    pub lease: Duration,
     /// Number of the next link.
     pub links: Arc<AtomicU64>,
 }
@@ -108,12 +113,14 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
     let sessions = limited!(SessionServiceServer, sessions::Sessions::new(context.clone()));
     let workers = limited!(WorkerServiceServer, workers::Workers::new(context.clone()));
     let identity = limited!(IdentityServiceServer, identity::Identity::new(context.clone()));
+    let projects = limited!(ProjectServiceServer, projects::Projects::new(context.clone()));
     let tasks = limited!(TaskServiceServer, tasks::Tasks::new(context.clone()));
     let admin = limited!(AdminServiceServer, admin::Admin::new(context));
     health.set_serving::<SessionServiceServer<sessions::Sessions>>().await;
     health.set_serving::<WorkerServiceServer<workers::Workers>>().await;
     health.set_serving::<AdminServiceServer<admin::Admin>>().await;
     health.set_serving::<IdentityServiceServer<identity::Identity>>().await;
+    health.set_serving::<ProjectServiceServer<projects::Projects>>().await;
     health.set_serving::<TaskServiceServer<tasks::Tasks>>().await;
     let server = grpc::server()
         .layer(gate)
@@ -129,6 +136,7 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
         .add_service(workers)
         .add_service(identity)
         .add_service(tasks)
+        .add_service(projects)
         .add_service(admin))
 }
 

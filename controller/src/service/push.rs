@@ -80,7 +80,8 @@ struct Push {
     worker: WorkerId,
     incoming: Streaming<PushOutputRequest>,
     answers: mpsc::Sender<Result<PushOutputResponse, Status>>,
-    open: HashMap<SessionId, Arc<Replica>>,
+    /// Each with the epoch it was opened in.
+    open: HashMap<SessionId, (Arc<Replica>, u64)>,
     unsynced: HashSet<SessionId>,
     unsynced_bytes: usize,
     sync_at: Option<Instant>,
@@ -168,7 +169,7 @@ impl Push {
         if let End::Status(status) = end {
             let _ = self.answers.send(Err(status)).await;
         }
-        for replica in self.open.values() {
+        for (replica, _) in self.open.values() {
             replica.rest();
         }
     }
@@ -203,6 +204,9 @@ impl Push {
 
     async fn open(&mut self, session_id: String, attempt: u32) -> Result<(), End> {
         let id = session_id.parse().ok();
+        // Before it is asked who may append: a fence between the two is noticed.
+        let opened =
+            id.map(|id: SessionId| self.context.replicas.of(id)).map(|r| (Arc::clone(&r), r.epoch()));
         let held = match id {
             Some(id) => {
                 let held = self.context.engine.holds(self.worker.clone(), id, attempt).await;
@@ -210,13 +214,12 @@ impl Push {
             }
             None => false,
         };
-        let Some(id) = id.filter(|_| held) else {
+        let Some((id, (replica, epoch))) = id.zip(opened).filter(|_| held) else {
             self.waiting.entry(session_id).or_default().unknown = true;
             return Ok(());
         };
-        let replica = self.context.replicas.of(id);
         let offset = replica.end();
-        self.open.insert(id, replica);
+        self.open.insert(id, (replica, epoch));
         let waiting = self.waiting.entry(session_id).or_default();
         waiting.position = Some(offset);
         waiting.unknown = false;
@@ -240,16 +243,15 @@ impl Push {
                 );
                 return Err(End::Status(Error::invalid("data", message).into()));
             }
-            let opened =
-                chunk.session_id.parse().ok().and_then(|id| Some((id, Arc::clone(self.open.get(&id)?))));
+            let opened = chunk.session_id.parse().ok().and_then(|id| Some((id, self.open.get(&id)?.clone())));
             match opened {
-                Some((id, replica)) => work.push((id, replica, chunk)),
+                Some((id, (replica, epoch))) => work.push((id, replica, epoch, chunk)),
                 None => self.waiting.entry(chunk.session_id).or_default().unknown = true,
             }
         }
         let appended = task::spawn_blocking("append output", move || {
-            let append = |(id, replica, chunk): (SessionId, Arc<Replica>, OutputChunk)| {
-                (id, chunk.data.len(), replica.append(chunk.offset, &chunk.data))
+            let append = |(id, replica, epoch, chunk): (SessionId, Arc<Replica>, u64, OutputChunk)| {
+                (id, chunk.data.len(), replica.append(epoch, chunk.offset, &chunk.data))
             };
             work.into_iter().map(append).collect::<Vec<_>>()
         });
@@ -262,6 +264,11 @@ impl Push {
                 }
                 Appended::Gap(end) => {
                     gaps.insert(id, end);
+                }
+                Appended::Fenced => {
+                    self.open.remove(&id);
+                    self.unsynced.remove(&id);
+                    self.waiting.entry(id.to_string()).or_default().unknown = true;
                 }
             }
         }
@@ -283,10 +290,13 @@ impl Push {
         if Instant::now() >= self.rest_at {
             self.rest_at = Instant::now() + REST_AFTER;
             let used = std::mem::take(&mut self.used);
-            self.open.iter().filter(|(id, _)| !used.contains(id)).for_each(|(_, replica)| replica.rest());
+            self.open
+                .iter()
+                .filter(|(id, _)| !used.contains(id))
+                .for_each(|(_, (replica, _))| replica.rest());
         }
         let replicas: Vec<_> =
-            unsynced.into_iter().filter_map(|id| Some((id, Arc::clone(self.open.get(&id)?)))).collect();
+            unsynced.into_iter().filter_map(|id| Some((id, Arc::clone(&self.open.get(&id)?.0)))).collect();
         if replicas.is_empty() {
             return Ok(());
         }

@@ -16,13 +16,15 @@ use super::{identity, peer};
 use crate::{identity::Scopes, session::record::LOCAL};
 
 /// claude's permission modes that a session may start in.
-const PERMISSION_MODES: [&str; 4] = ["default", "acceptEdits", "plan", "dontAsk"];
+pub(super) const PERMISSION_MODES: [&str; 4] = ["default", "acceptEdits", "plan", "dontAsk"];
 /// A year: past it a deadline means nothing.
-const TIMEOUT_MINUTES: u32 = 366 * 24 * 60;
+pub(super) const TIMEOUT_MINUTES: u32 = 366 * 24 * 60;
 /// Bytes of a name: model, project, parent session.
 const NAME_BYTES: usize = 128;
 /// Bytes of the reason of a stop.
 const REASON_BYTES: usize = 1 << 10;
+/// Mirrors a worker tells of.
+const MIRRORED: usize = 1000;
 /// Sessions one worker may hold.
 const SLOTS: u32 = 1000;
 
@@ -34,16 +36,16 @@ pub(super) const CHANGES_BYTES: u32 = 1 << 20;
 
 /// Collects what is wrong with a request, so that a caller can mend it all at once.
 #[derive(Default)]
-struct Problems(Vec<(&'static str, String)>);
+pub(super) struct Problems(Vec<(&'static str, String)>);
 
 impl Problems {
-    fn check(&mut self, holds: bool, field: &'static str, problem: impl FnOnce() -> String) {
+    pub(super) fn check(&mut self, holds: bool, field: &'static str, problem: impl FnOnce() -> String) {
         if !holds {
             self.0.push((field, problem()));
         }
     }
 
-    fn into_result(self) -> Result<(), Error> {
+    pub(super) fn into_result(self) -> Result<(), Error> {
         let Some((field, _)) = self.0.first() else { return Ok(()) };
         let listed: Vec<_> = self.0.iter().map(|(field, problem)| format!("{field} {problem}")).collect();
         Err(Error::invalid(field, listed.join("; ")))
@@ -58,7 +60,7 @@ impl Problems {
     }
 
     /// A short text that may end up in an argument of a program.
-    fn word(&mut self, field: &'static str, word: &str, most: usize) {
+    pub(super) fn word(&mut self, field: &'static str, word: &str, most: usize) {
         self.check(word.len() <= most, field, || {
             format!("has {} bytes, more than the {most} allowed", word.len())
         });
@@ -66,7 +68,26 @@ impl Problems {
         self.check(!word.starts_with('-'), field, || "begins with a dash".to_owned());
     }
 
-    fn labels(&mut self, field: &'static str, labels: &HashMap<String, String>) {
+    /// Rules of tools, each an argument of claude.
+    pub(super) fn rules(&mut self, field: &'static str, rules: &[String]) {
+        self.check(rules.len() <= limits::ALLOWED_TOOLS, field, || {
+            format!("has {} rules, more than the {} allowed", rules.len(), limits::ALLOWED_TOOLS)
+        });
+        let sound = |rule: &String| {
+            !rule.trim().is_empty()
+                && rule.len() <= limits::ALLOWED_TOOL_BYTES
+                && !rule.starts_with('-')
+                && !rule.chars().any(char::is_control)
+        };
+        self.check(rules.iter().all(sound), field, || {
+            format!(
+                "has a rule that is empty, begins with a dash, holds a control character or exceeds {} bytes",
+                limits::ALLOWED_TOOL_BYTES
+            )
+        });
+    }
+
+    pub(super) fn labels(&mut self, field: &'static str, labels: &HashMap<String, String>) {
         self.check(labels.len() <= limits::LABELS, field, || {
             format!("has {} labels, more than the {} allowed", labels.len(), limits::LABELS)
         });
@@ -100,22 +121,7 @@ pub(super) fn spec(spec: &SessionSpec) -> Result<(), Error> {
     problems.check(mode.is_empty() || PERMISSION_MODES.contains(&mode), "permissionMode", || {
         format!("is {mode:?}, not one of {}", PERMISSION_MODES.join(", "))
     });
-    let tools = &spec.allowed_tools;
-    problems.check(tools.len() <= limits::ALLOWED_TOOLS, "allowedTools", || {
-        format!("has {} rules, more than the {} allowed", tools.len(), limits::ALLOWED_TOOLS)
-    });
-    let sound = |rule: &String| {
-        !rule.trim().is_empty()
-            && rule.len() <= limits::ALLOWED_TOOL_BYTES
-            && !rule.starts_with('-')
-            && !rule.chars().any(char::is_control)
-    };
-    problems.check(tools.iter().all(sound), "allowedTools", || {
-        format!(
-            "has a rule that is empty, begins with a dash, holds a control character or exceeds {} bytes",
-            limits::ALLOWED_TOOL_BYTES
-        )
-    });
+    problems.rules("allowedTools", &spec.allowed_tools);
     problems.check(spec.timeout_minutes <= TIMEOUT_MINUTES, "timeoutMinutes", || {
         format!("is {}, more than the {TIMEOUT_MINUTES} allowed", spec.timeout_minutes)
     });
@@ -287,6 +293,16 @@ pub(super) fn hello(hello: &Hello) -> Result<(WorkerId, Incarnation), Error> {
             && !name.starts_with('-')
             && !name.chars().any(char::is_control)
     };
+    let mirrored = &hello.mirrored_projects;
+    problems.check(
+        mirrored.len() <= MIRRORED && mirrored.iter().all(|name| sound(name)),
+        "mirroredProjects",
+        || {
+            format!(
+                "has more than {MIRRORED} names or one that is empty, odd or longer than {NAME_BYTES} bytes"
+            )
+        },
+    );
     problems.check(hello.projects.iter().all(|project| sound(&project.name)), "projects", || {
         format!("has a name that is empty, odd or longer than {NAME_BYTES} bytes")
     });

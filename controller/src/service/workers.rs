@@ -6,7 +6,7 @@ use futures::Stream;
 use muster_proto::{
     PROTOCOL,
     error::{Error, ErrorCode},
-    ids::WorkerId,
+    ids::{Incarnation, WorkerId},
     v1::{
         AnswerQueryRequest, AnswerQueryResponse, ConnectRequest, ConnectResponse, Hello, PushOutputRequest,
         PushOutputResponse, Role, Welcome, connect_request, connect_response,
@@ -14,18 +14,23 @@ use muster_proto::{
     },
 };
 use muster_runtime::{grpc, task};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tonic::{Request, Response, Status, Streaming};
 use tracing::{Instrument as _, info};
 
 use super::{Context, answer, leaving, peer, push, validate};
 use crate::{
-    engine::Attach,
-    fleet::link::{self, Closed, LinkId},
+    engine::{Attach, Attached},
+    fleet::link::{self, Closed, Commands, LinkId},
 };
 
 /// How long a worker may take for its Hello.
 const HELLO_WAIT: Duration = Duration::from_secs(10);
+
+/// Version of the protocol from which on workers know leases.
+const LEASES: u32 = 2;
+/// How often a worker asks, each half a heartbeat, whether the process before it is gone.
+const CLAIMS: u32 = 12;
 
 /// See the module.
 #[derive(Debug)]
@@ -46,9 +51,40 @@ impl Workers {
                 controller_version: env!("CARGO_PKG_VERSION").to_owned(),
                 heartbeat_interval_ms: millis(self.context.heartbeat_interval),
                 unreachable_after_ms: millis(self.context.unreachable_after),
-                lease_ms: 0,
+                lease_ms: if protocol >= LEASES { millis(self.context.lease) } else { 0 },
             })),
         }
+    }
+}
+
+impl Workers {
+    /// Links a worker, once it is clear that it is the only one.
+    async fn attach(
+        &self,
+        worker: &WorkerId,
+        incarnation: &Incarnation,
+        hello: &Hello,
+        protocol: u32,
+        id: LinkId,
+    ) -> Result<(Vec<ConnectResponse>, Commands), Status> {
+        for _ in 0..CLAIMS {
+            let (link, commands) = link::open(id);
+            let attach = Attach {
+                worker: worker.clone(),
+                incarnation: incarnation.clone(),
+                hello: hello.clone(),
+                protocol,
+                link,
+            };
+            match self.context.engine.attach(attach).await? {
+                Attached::Linked(first) => return Ok((first, commands)),
+                Attached::Wait => tokio::select! {
+                    () = sleep(self.context.heartbeat_interval / 2) => {}
+                    () = self.context.leaving.requested() => return Err(leaving().into()),
+                },
+            }
+        }
+        Err(Status::unavailable("another process of this worker was heard a moment ago; connect again"))
     }
 }
 
@@ -78,9 +114,7 @@ impl WorkerService for Workers {
         }
         span.record("worker.id", worker.as_str());
         let id = self.context.links.fetch_add(1, Ordering::Relaxed);
-        let (link, commands) = link::open(id);
-        let attach = Attach { worker: worker.clone(), incarnation, hello, link };
-        let mut first = self.context.engine.attach(attach).await?;
+        let (mut first, commands) = self.attach(&worker, &incarnation, &hello, protocol, id).await?;
         first.insert(0, self.welcome(protocol));
         let reports = listen(self.context.clone(), incoming, worker, id, commands.watch());
         task::spawn("worker link", reports.instrument(span)).detach();

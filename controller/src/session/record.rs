@@ -165,6 +165,18 @@ pub struct State {
     /// How often its machine went down while it ran, since a turn ended or a caller asked for more.
     #[prost(uint32, tag = "33")]
     pub crashes_in_a_row: u32,
+    /// The attempt ends with the lease of its worker.
+    #[prost(bool, tag = "34")]
+    pub lease_bound: bool,
+    /// Where the output of this worker begins: what is before came from another one.
+    #[prost(uint64, tag = "35")]
+    pub output_base: u64,
+    /// Workers it was taken from: what they have of it is kept aside there.
+    #[prost(string, repeated, tag = "36")]
+    pub fenced: Vec<String>,
+    /// The attempt before ended with the lease of its worker, as that said.
+    #[prost(bool, tag = "37")]
+    pub lapsed: bool,
 }
 
 /// A request id that was used for an input of this session.
@@ -334,10 +346,40 @@ impl Session {
         state.seen = false;
         state.progressed = false;
         state.queue_ticket = 0;
+        state.lapsed = false;
         if minutes > 0 && state.deadline.is_none() {
             state.deadline = Some(Timestamp { seconds: at.seconds + minutes * 60, nanos: at.nanos });
         }
         Ok(())
+    }
+
+    /// Takes a queued session from its worker, which has lost it: it begins once more with its prompt, anywhere
+    /// else. What it had printed ends at `output_base`.
+    pub fn start_anew(&mut self, output_base: u64) {
+        let prompt = self.prompt();
+        let note = self.state.note;
+        let state = &mut self.state;
+        let worker = std::mem::take(&mut state.worker);
+        if !worker.is_empty() && !state.fenced.contains(&worker) {
+            state.fenced.push(worker);
+        }
+        state.output_base = output_base;
+        state.workspace = None;
+        state.conversation = false;
+        state.seen = false;
+        state.progressed = false;
+        state.lease_bound = false;
+        state.lapsed = false;
+        state.boot.clear();
+        state.permission_mode.clear();
+        state.open.clear();
+        state.note = 0;
+        state.prompt_pending = true;
+        self.blocked = Arc::from("");
+        // That it was interrupted is said to a conversation that goes on. What answers or interrupts is void.
+        let is_void = |input: &Input| input.seq == note || super::input::ends_with_attempt(&input.body);
+        self.inputs.retain(|seq, input| *seq == 1 || !is_void(input));
+        self.inputs.insert(1, prompt);
     }
 
     /// Sums over all attempts.

@@ -20,8 +20,10 @@ use crate::store::{
 #[derive(Debug, thiserror::Error)]
 #[error("the stored record {key} cannot be read: {source}")]
 pub struct LoadError {
-    key: String,
-    source: Damaged,
+    /// Where it is.
+    pub(crate) key: String,
+    /// What is wrong with it.
+    pub(crate) source: Damaged,
 }
 
 /// Adds to `txn` what makes the store hold `new` instead of `old`.

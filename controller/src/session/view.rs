@@ -2,6 +2,8 @@
 
 use muster_proto::v1::{self, SessionStatus};
 
+use prost_types::Timestamp;
+
 use super::{phase::Phase, record::Session};
 
 /// What the record does not hold.
@@ -9,6 +11,8 @@ use super::{phase::Phase, record::Session};
 pub struct Moment {
     /// The worker of its active attempt is silent for too long.
     pub unreachable: bool,
+    /// When that worker was last heard.
+    pub last_heard: Option<Timestamp>,
     /// Place in the queue from 1, and why it is not placed. For queued sessions.
     pub queue: Option<(u32, String)>,
     /// Bytes of output held.
@@ -72,6 +76,6 @@ pub fn view(session: &Session, moment: Moment) -> v1::Session {
         blocked: session.blocked.to_string(),
         interruptions: state.interruptions,
         caller: session.caller().to_owned(),
-        ..v1::Session::default()
+        worker_last_heard_at: if status == SessionStatus::Unreachable { moment.last_heard } else { None },
     }
 }

@@ -102,6 +102,10 @@ impl Wire {
         self.input.write_all(format!("{message}\n").as_bytes()).await.expect("written");
     }
 
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
+        self.input.write_all(bytes).await.expect("written");
+    }
+
     /// Sends a request and gives its id.
     pub async fn request(&mut self, method: &str, mut params: Value) -> u64 {
         let id = self.next_id;

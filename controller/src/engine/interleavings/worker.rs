@@ -3,6 +3,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     pin::Pin,
+    time::Duration,
 };
 
 use futures::{FutureExt as _, Stream, StreamExt as _};
@@ -10,17 +11,23 @@ use muster_proto::{
     ids::{Incarnation, SessionId, WorkerId},
     v1::{
         Activity, AttemptEnded, Attention, AttentionCleared, AttentionRaised, AttentionReason, Capacity,
-        ConnectResponse, End, EndReason, HeldSession, Hello, Input, InputApplied, PermissionAsk, Project,
-        SessionEvent, StartSession, TurnEnded, TurnStarted, Workspace, WorkspaceReady, attention::Ask,
-        connect_response::Body, input, session_event::Body as Event,
+        ConnectResponse, End, EndReason, Heartbeat, HeldSession, Hello, Input, InputApplied, PermissionAsk,
+        Project, SessionEvent, StartSession, TurnEnded, TurnStarted, Workspace, WorkspaceReady,
+        attention::Ask, connect_response::Body, input, session_event::Body as Event,
     },
 };
 use tonic::Status;
 
+use super::LEASED;
 use crate::{
     engine::{Attach, Change},
     fleet::link::{self, LinkId},
 };
+
+/// As the controller's.
+const LEASE: Duration = Duration::from_secs(60);
+/// The longest a stop takes: the margin of the controller is more.
+const STOP: Duration = Duration::from_secs(44);
 
 /// What an attempt that is over calls itself.
 pub(super) const GHOST: &str = "ghost";
@@ -52,6 +59,9 @@ struct Held {
     pending: BTreeMap<u64, Input>,
     last_input: u64,
     open: Vec<String>,
+    lease_bound: bool,
+    /// It was started elsewhere since: never again here.
+    fenced: bool,
 }
 
 type Pipe = Pin<Box<dyn Stream<Item = Result<ConnectResponse, Status>>>>;
@@ -80,6 +90,13 @@ pub(super) struct Fake {
     /// What the attempt before says when the next one begins: nothing of the new one was heard by then, so
     /// only the attempt tells the two apart.
     haunted: Option<u8>,
+    incarnation: Incarnation,
+    /// When each heartbeat of this link was sent.
+    beats: Vec<Duration>,
+    /// Up to when what is bound to the lease may run.
+    lease_until: Option<Duration>,
+    /// Its clock.
+    passed: Duration,
 }
 
 impl Fake {
@@ -100,6 +117,10 @@ impl Fake {
             written: BTreeSet::new(),
             questions: 0,
             haunted: None,
+            incarnation: Incarnation::generate(),
+            beats: Vec::new(),
+            lease_until: None,
+            passed: Duration::ZERO,
         }
     }
 
@@ -120,15 +141,17 @@ impl Fake {
             spool_end_offset: 0,
             last_input: held.last_input,
         });
-        let project = Project { name: "demo".into(), ..Project::default() };
+        self.beats.clear();
+        let projects = ["demo", LEASED].map(|name| Project { name: name.into(), ..Project::default() });
         let hello = Hello {
             worker: self.name.to_string(),
             capacity: Some(Capacity { slots: self.slots, ..Capacity::default() }),
-            projects: vec![project],
+            projects: projects.to_vec(),
             held: held.collect(),
             ..Hello::default()
         };
-        Attach { worker: self.name.clone(), incarnation: Incarnation::generate(), hello, link }
+        let (worker, incarnation) = (self.name.clone(), self.incarnation.clone());
+        Attach { worker, incarnation, hello, protocol: 2, link }
     }
 
     pub(super) fn unlink(&mut self) {
@@ -167,9 +190,17 @@ impl Fake {
                 Body::Stop(stop) => {
                     let id = stop.session_id.parse().expect("an id");
                     match self.disk.get_mut(&id).filter(|held| held.attempt == stop.attempt) {
+                        Some(held) if stop.fenced => {
+                            held.fenced = true;
+                            held.running = false;
+                        }
                         Some(held) => held.stopping = held.running,
                         None => self.say(id, stop.attempt, ended(EndReason::WorkerLost, false)),
                     }
+                }
+                Body::HeartbeatAck(ack) => {
+                    let sent = self.beats[usize::try_from(ack.seq).expect("few") - 1];
+                    self.lease_until = self.lease_until.max(Some(sent + LEASE));
                 }
                 Body::EventAck(ack) => {
                     self.unacked.retain(|e| e.session_id != ack.session_id || e.event_seq > ack.event_seq);
@@ -185,6 +216,7 @@ impl Fake {
         if held.attempt >= start.attempt {
             return;
         }
+        assert!(!held.fenced, "{id}: attempt {} where it was taken away", start.attempt);
         assert!(!held.running, "{id}: attempt {} while {} runs", start.attempt, held.attempt);
         let pending = start.inputs.into_iter().map(|input| (input.seq, input)).collect();
         *held = Held {
@@ -193,6 +225,7 @@ impl Fake {
             conversation: start.resume,
             pending,
             last_input: held.last_input,
+            lease_bound: start.lease_bound,
             ..Held::default()
         };
         if start.attempt > 1
@@ -200,6 +233,10 @@ impl Fake {
             && let Some((attempt, body)) = self.last_words(id, what)
         {
             self.say(id, attempt, body);
+        }
+        // One that is bound to a lease which is over does not begin.
+        if start.lease_bound && self.lease_until.is_none_or(|until| until <= self.passed) {
+            self.end(id, EndReason::LeaseLapsed);
         }
         let running = self.running().count();
         assert!(running <= self.slots as usize, "{} runs {running}", self.name);
@@ -382,8 +419,30 @@ impl Fake {
         Change::Event { worker: self.name.clone(), link, event: Box::new(event) }
     }
 
+    /// Says that it is there.
+    pub(super) fn beat(&mut self, passed: Duration) -> Option<Change> {
+        let link = self.link?;
+        self.beats.push(passed);
+        let heartbeat = Heartbeat { seq: self.beats.len() as u64, ..Heartbeat::default() };
+        Some(Change::Heartbeat { worker: self.name.clone(), link, heartbeat })
+    }
+
+    /// Time passes. What is bound to a lease that is over has just been stopped, as late as is allowed.
+    pub(super) fn pass(&mut self, passed: Duration) {
+        self.passed = passed;
+        if self.lease_until.is_none_or(|until| until + STOP > passed) {
+            return;
+        }
+        let bound = self.disk.iter().filter(|(_, held)| held.running && held.lease_bound);
+        let bound: Vec<_> = bound.map(|(id, held)| (*id, held.stopping)).collect();
+        for (id, stopping) in bound {
+            self.end(id, if stopping { EndReason::Stopped } else { EndReason::LeaseLapsed });
+        }
+    }
+
     pub(super) fn reboot(&mut self) {
         self.unlink();
+        self.incarnation = Incarnation::generate();
         let ids: Vec<_> = self.running().map(|(id, _)| id).collect();
         for id in ids {
             let stopped = self.disk.get(&id).is_some_and(|held| held.stopping);
@@ -397,7 +456,8 @@ impl Fake {
         let questions = self.questions;
         let old_links = std::mem::take(&mut self.old_links);
         let asked = std::mem::take(&mut self.asked);
-        *self = Self { name, questions, old_links, asked, ..Self::new(0, self.slots) };
+        let (passed, lease_until) = (self.passed, self.lease_until);
+        *self = Self { name, questions, old_links, asked, passed, lease_until, ..Self::new(0, self.slots) };
     }
 }
 

@@ -69,6 +69,7 @@ impl Rig {
             leaving: Shutdown::new(),
             heartbeat_interval: Duration::from_secs(1),
             unreachable_after: Duration::from_secs(3600),
+            lease: Duration::ZERO,
             links: Arc::new(AtomicU64::new(1)),
         };
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");

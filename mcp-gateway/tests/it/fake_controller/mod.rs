@@ -79,6 +79,8 @@ pub struct State {
     pub owners: HashMap<String, String>,
     /// By owner and id.
     pub tasks: HashMap<(String, String), GatewayTask>,
+    /// Instead of a session.
+    pub refuse_spawn: Option<Error>,
     /// It knows no tasks.
     pub no_tasks: bool,
 }
@@ -305,6 +307,9 @@ impl SessionService for Fake {
         let spec = request.spec.clone().unwrap_or_default();
         if spec.prompt.is_empty() {
             return Err(Error::invalid("prompt", "the prompt is empty").into());
+        }
+        if let Some(error) = self.state().refuse_spawn.clone() {
+            return Err(error.into());
         }
         if spec.trust_mode && spec.project == "strict" {
             return Err(Error::new(
