@@ -1,6 +1,6 @@
 //! Room on the disk a role keeps its state on, read when somebody asks.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use nix::sys::statvfs::statvfs;
 use opentelemetry::{KeyValue, global};
@@ -22,12 +22,12 @@ pub(super) fn definitions() -> Vec<Definition> {
 }
 
 /// Shows the disk that holds `folder` for as long as the process lives; once for each role in it.
-pub fn watch_disk(role: &'static str, folder: PathBuf) {
+pub fn watch_disk(role: &'static str, folder: &Path) {
     if !enabled() {
         return;
     }
     for (definition, free) in [(FREE.definition(), true), (SIZE.definition(), false)] {
-        let folder = folder.clone();
+        let folder = folder.to_owned();
         let _ = global::meter(SCOPE)
             .i64_observable_up_down_counter(definition.name)
             .with_unit(definition.unit)

@@ -116,7 +116,7 @@ async fn tells_everything() {
     );
     telemetry::record_span("nowhere", "", (began, began), []);
     telemetry::in_trace(PARENT, || tracing::info!(name: "muster.test.told", { a = 1 }, "told"));
-    metrics::watch_disk("test", std::env::temp_dir());
+    metrics::watch_disk("test", &std::env::temp_dir());
     measure();
     call().await;
     let addr = guard.metrics_addr().expect("served");
