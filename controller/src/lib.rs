@@ -13,6 +13,7 @@ pub mod service;
 pub mod session;
 pub mod state_dir;
 pub mod store;
+pub mod tasks;
 
 use std::{
     io,
@@ -28,7 +29,10 @@ use muster_runtime::{
     task::{self, Task},
     tls,
 };
-use tokio::{net::TcpListener, time::timeout};
+use tokio::{
+    net::TcpListener,
+    time::{sleep, timeout},
+};
 use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
@@ -39,6 +43,7 @@ use crate::{
     scheduler::Policy,
     state_dir::{StateDir, StateDirError},
     store::{memory::Memory, sled::Sled},
+    tasks::Tasks,
 };
 
 /// Life of a worker's certificate where nobody can ask for one.
@@ -75,6 +80,8 @@ pub struct Config {
     pub keep_ended: Option<Duration>,
     /// How the farm is shared between callers and projects.
     pub policy: Policy,
+    /// How far sessions may spawn sessions.
+    pub tree: engine::TreeLimits,
     /// Where other machines reach it, over TLS; none: not at all.
     pub remote: Option<Remote>,
 }
@@ -112,6 +119,7 @@ impl Config {
             unreachable_after: Duration::from_secs(10),
             keep_ended: Some(Duration::from_secs(30 * 24 * 3600)),
             policy: Policy::default(),
+            tree: engine::TreeLimits::default(),
             remote: None,
         }
     }
@@ -197,6 +205,7 @@ impl Controller {
             unreachable_after: config.unreachable_after,
             keep_ended: config.keep_ended,
             policy: config.policy,
+            tree: config.tree,
         };
         let life = config.remote.as_ref().map_or(CERTIFICATE_LIFE, |remote| remote.certificate_life);
         let identities = Identities::open(&config.state_dir, Arc::clone(&store), life).await?;
@@ -204,6 +213,7 @@ impl Controller {
             Some(remote) => Some(Door::open(remote, &identities).await?),
             None => None,
         };
+        let tasks = Tasks::open(Arc::clone(&store)).await.map_err(identity::OpenError::from)?;
         let stop_engine = Shutdown::new();
         let (handle, mut engine) =
             engine::start(engine_config, store, replicas.clone(), shutdown.clone(), stop_engine.clone())
@@ -212,6 +222,7 @@ impl Controller {
             engine: handle,
             replicas,
             identities,
+            tasks: tasks.clone(),
             remote_address: remote.as_ref().map(|door| door.address.clone()),
             queries: Queries::new(queries::PATIENCE),
             leaving: shutdown.clone(),
@@ -226,6 +237,12 @@ impl Controller {
         };
         let router = service::router(context).await?;
         info!(addr = %local_addr, state = %config.state_dir.display(), "the controller listens");
+        let sweep = task::spawn("sweep tasks", async move {
+            loop {
+                sleep(tasks::SWEEP_EVERY).await;
+                tasks.sweep().await;
+            }
+        });
         let main = task::spawn("controller", async move {
             let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
             let leaving = shutdown.clone();
@@ -251,6 +268,7 @@ impl Controller {
                     error!(error = %error, "the engine ended badly; what was acknowledged is in the store");
                 }
             }
+            drop(sweep);
             drop(state_dir);
             info!("the controller has left");
         });

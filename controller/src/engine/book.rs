@@ -1,6 +1,6 @@
 //! What is installed: every session, and the ways to find one. Always equal to what the store holds.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, hash_map::Entry};
 
 use muster_proto::{
     error::{Error, ErrorCode},
@@ -8,7 +8,7 @@ use muster_proto::{
     v1::{Project, WorkspaceState},
 };
 
-use super::Scope;
+use super::{Scope, tree};
 use crate::{
     fleet::maintenance::Maintenance,
     scheduler::Usage,
@@ -36,6 +36,8 @@ pub(super) struct Book {
     maintenance: BTreeMap<WorkerId, Maintenance>,
     /// Sessions whose workspace a worker was told to release.
     releasing: HashMap<WorkerId, BTreeSet<SessionId>>,
+    /// Sessions that are not archived, by the root of their tree.
+    trees: HashMap<SessionId, u32>,
     /// Every project ever announced, by name and worker.
     projects: BTreeMap<String, BTreeMap<String, Project>>,
     last_ticket: u64,
@@ -83,6 +85,11 @@ impl Book {
 
     pub(super) fn starting_count(&self, worker: &WorkerId) -> u32 {
         self.starting.get(worker).copied().unwrap_or(0)
+    }
+
+    /// Sessions of the tree of `root` that are not archived.
+    pub(super) fn tree_size(&self, root: SessionId) -> u32 {
+        self.trees.get(&root).copied().unwrap_or(0)
     }
 
     pub(super) const fn usage(&self) -> &Usage {
@@ -188,6 +195,9 @@ impl Book {
             }
         }
         self.last_ticket = self.last_ticket.max(session.state.queue_ticket);
+        if !session.state.archived {
+            *self.trees.entry(tree::root(&session)).or_default() += 1;
+        }
         if session.phase() == Phase::Queued {
             self.queue.insert(session.state.queue_ticket, id);
         }
@@ -216,6 +226,14 @@ impl Book {
     }
 
     fn unindex(&mut self, old: &Session) {
+        if !old.state.archived
+            && let Entry::Occupied(mut count) = self.trees.entry(tree::root(old))
+        {
+            *count.get_mut() = count.get().saturating_sub(1);
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
         if old.phase() == Phase::Queued {
             self.queue.remove(&old.state.queue_ticket);
         }

@@ -195,12 +195,7 @@ fn named(id: SessionId) -> Named {
 }
 
 fn config() -> Config {
-    Config {
-        tick: Duration::from_secs(1),
-        unreachable_after: Duration::from_secs(3600),
-        keep_ended: None,
-        policy: Policy::default(),
-    }
+    Config { unreachable_after: Duration::from_secs(3600), ..Config::default() }
 }
 
 impl World {

@@ -21,6 +21,7 @@ mod scope;
 mod spawn;
 mod stage;
 mod stop;
+mod tree;
 mod watch;
 mod workplace;
 
@@ -45,6 +46,7 @@ pub use read::{ListQuery, Listed, OutputState, Place};
 pub use recover::{RecoverError, start};
 use scope::Named;
 pub use scope::Scope;
+pub use tree::TreeLimits;
 pub use watch::{Selection, Watcher};
 pub use workplace::{Purpose, Workplace};
 
@@ -62,6 +64,21 @@ pub struct Config {
     pub keep_ended: Option<Duration>,
     /// How the farm is shared.
     pub policy: Policy,
+    /// How far sessions may spawn sessions.
+    pub tree: TreeLimits,
+}
+
+impl Default for Config {
+    /// A look a second, silence after ten, everything kept, everybody alike.
+    fn default() -> Self {
+        Self {
+            tick: Duration::from_secs(1),
+            unreachable_after: Duration::from_secs(10),
+            keep_ended: None,
+            policy: Policy::default(),
+            tree: TreeLimits::default(),
+        }
+    }
 }
 
 type Reply<T> = oneshot::Sender<Result<T, Error>>;
@@ -95,6 +112,8 @@ enum Read {
     Views { ids: Vec<SessionId>, scope: Scope, reply: Reply<Vec<v1::Session>> },
     Output { session: Named, reply: Reply<OutputState> },
     Link { worker: WorkerId, incarnation: Incarnation, reply: Reply<Option<Closed>> },
+    Lives { session: SessionId, reply: Reply<bool> },
+    Resolve { session: Named, reply: Reply<SessionId> },
     Holds { worker: WorkerId, session: SessionId, attempt: u32, reply: Reply<bool> },
     Workplace { session: Named, purpose: Purpose, reply: Reply<Workplace> },
     Query { worker: WorkerId, link: LinkId, query: Box<WorkspaceQuery>, reply: Reply<()> },
@@ -273,6 +292,17 @@ impl Handle {
     pub async fn output(&self, session: String) -> Result<OutputState, Error> {
         let session = self.named(session);
         self.read(|reply| Read::Output { session, reply }).await
+    }
+
+    /// Whether a session has not ended, so that what is for it alone counts.
+    pub async fn lives(&self, session: SessionId) -> Result<bool, Error> {
+        self.read(|reply| Read::Lives { session, reply }).await
+    }
+
+    /// The id of a session.
+    pub async fn resolve(&self, session: String) -> Result<SessionId, Error> {
+        let session = self.named(session);
+        self.read(|reply| Read::Resolve { session, reply }).await
     }
 
     /// The link of a worker, if it is of that incarnation.

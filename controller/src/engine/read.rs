@@ -256,6 +256,13 @@ impl Engine {
                     complete_at: session.phase().has_ended().then_some(session.state.output_complete_at),
                 }));
             }
+            Read::Lives { session, reply } => {
+                let lives = self.book.get(session).is_some_and(|session| !session.phase().has_ended());
+                let _ = reply.send(Ok(lives));
+            }
+            Read::Resolve { session: Named { text, scope }, reply } => {
+                let _ = reply.send(self.book.resolve(&text, &scope));
+            }
             Read::Link { worker, incarnation, reply } => {
                 let link = self.fleet.link(&worker, &incarnation);
                 let _ = reply.send(Ok(link.map(crate::fleet::link::Link::watch)));

@@ -27,16 +27,24 @@ impl Engine {
                 _ => Err(conflict(&request_id)),
             };
         }
-        let asked_project = spec.project.clone();
+        let asked = spec.clone();
         spec.project = self.project(&spec, scope)?;
+        let ancestors = self.ancestors(&spec.parent_session, scope, stage)?;
+        spec.parent_session = ancestors.last().map(SessionId::to_string).unwrap_or_default();
         let title = if spec.title.is_empty() { &spec.prompt } else { &spec.title };
         let mut handle = Handle::generate(title);
         while stage.is_handle_taken(&self.book, handle.as_str()) {
             handle = Handle::generate(title);
         }
+        let asked_project = asked.project.clone();
+        let differs = asked != SessionSpec { project: asked_project.clone(), ..spec.clone() };
         let fixed = Fixed {
             handle: handle.to_string(),
             spec: Some(spec),
+            // The prompt is large and the same.
+            asked: differs.then(|| SessionSpec { prompt: String::new(), ..asked }),
+            ancestors: ancestors.iter().map(SessionId::to_string).collect(),
+            policy: None,
             created_at: Some(muster_proto::time::now()),
             request_id,
             asked_project,
@@ -98,6 +106,10 @@ fn conflict(request_id: &str) -> Error {
 
 /// Whether `spec`, as the caller wrote it, is what `earlier` was spawned with.
 fn is_same(earlier: &Session, spec: &SessionSpec) -> bool {
-    let asked = SessionSpec { project: earlier.fixed.asked_project.clone(), ..earlier.spec().clone() };
+    let accepted = earlier.spec();
+    let asked = match &earlier.fixed.asked {
+        Some(asked) => SessionSpec { prompt: accepted.prompt.clone(), ..asked.clone() },
+        None => SessionSpec { project: earlier.fixed.asked_project.clone(), ..accepted.clone() },
+    };
     asked == *spec
 }

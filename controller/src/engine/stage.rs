@@ -10,7 +10,7 @@ use muster_proto::{
     v1::{EventAck, Project, connect_response::Body},
 };
 
-use super::{book::Book, read::Viewer};
+use super::{book::Book, read::Viewer, tree};
 use crate::{
     fleet::{Load, maintenance::Maintenance},
     scheduler::Usage,
@@ -159,6 +159,15 @@ impl Stage {
 
     pub(super) fn answer(&mut self, answer: impl FnOnce(&Viewer<'_>, Result<(), Error>) + Send + 'static) {
         self.answers.push(Box::new(answer));
+    }
+
+    /// Sessions of the tree of `root` that are not archived, as this batch has left them so far.
+    pub(super) fn tree_size(&self, book: &Book, root: SessionId) -> u32 {
+        let counts = |session: &&Session| !session.state.archived && tree::root(session) == root;
+        let now = self.touched().filter(counts).count();
+        let before = self.touched().filter_map(|session| book.get(session.id)).filter(counts).count();
+        let count = |sessions: usize| u32::try_from(sessions).unwrap_or(u32::MAX);
+        (book.tree_size(root) + count(now)).saturating_sub(count(before))
     }
 
     /// Sessions that hold an attempt on `worker`.

@@ -29,8 +29,7 @@ async fn rig() -> Rig {
     let config = Config {
         tick: Duration::from_millis(20),
         unreachable_after: Duration::from_secs(60),
-        keep_ended: None,
-        policy: Policy::default(),
+        ..Config::default()
     };
     let outputs = Replicas::open(dir.path()).expect("opened");
     let (engine, task) =

@@ -294,9 +294,9 @@ impl Identities {
         Ok(Some(Principal {
             name: shown.worker.to_string(),
             role: Role::Worker,
-            projects: Vec::new(),
             expires_at: kept.expires_at.subscribe(),
             revoked: kept.revoked.clone(),
+            ..Principal::local()
         }))
     }
 

@@ -7,6 +7,7 @@
 
 pub mod ca;
 pub mod join;
+pub mod principal;
 mod record;
 pub mod roles;
 mod secret;
@@ -21,22 +22,24 @@ use std::{
 
 use muster_proto::{
     error::{Error, ErrorCode},
+    ids::SessionId,
+    metadata::ON_BEHALF_OF,
     v1::{self, Role},
 };
 use muster_runtime::shutdown::Shutdown;
 use prost_types::Timestamp;
-use tokio::sync::watch;
 use tracing::{info, warn};
 
+pub use self::principal::{Principal, Scopes};
 use self::{
     ca::Ca,
     join::Machines,
+    principal::at,
     record::{Access, is_past},
     secret::Hasher,
 };
 use crate::{
-    engine::Scope,
-    session::{record::LOCAL, stored},
+    session::stored,
     store::{self, Revision, Shared, Txn, keys, value::Kind},
 };
 
@@ -44,48 +47,10 @@ use crate::{
 const PREFIX: &str = "muster_";
 /// Access tokens at most, revoked and expired ones included: all are looked through by people.
 const TOKENS: usize = 10_000;
-
-/// Whom the controller takes a caller for.
-#[derive(Debug, Clone)]
-pub struct Principal {
-    /// Of the token, or [`LOCAL`].
-    pub name: String,
-    /// What it may call.
-    pub role: Role,
-    /// Of which projects; empty: all.
-    pub projects: Vec<String>,
-    /// When it stops being who it is. A worker that renews moves it.
-    pub expires_at: watch::Receiver<Option<Timestamp>>,
-    /// Requested once it is revoked.
-    pub revoked: Shutdown,
-}
-
-impl Principal {
-    /// Whoever calls from the controller's own machine.
-    #[must_use]
-    pub fn local() -> Self {
-        Self {
-            name: LOCAL.to_owned(),
-            role: Role::Admin,
-            projects: Vec::new(),
-            expires_at: at(None),
-            revoked: Shutdown::new(),
-        }
-    }
-
-    /// Whoever calls from elsewhere and shows nothing.
-    #[must_use]
-    pub fn nobody() -> Self {
-        Self { name: String::new(), role: Role::Unspecified, ..Self::local() }
-    }
-
-    /// The sessions it may know of.
-    #[must_use]
-    pub fn scope(&self) -> Scope {
-        let scope = Scope::all().in_projects(&self.projects);
-        if self.role == Role::Orchestrator { scope.of_caller(&self.name) } else { scope }
-    }
-}
+/// How long an access token that has expired is shown, in seconds; one for a session goes at once.
+const SHOWN_SECONDS: i64 = 7 * 24 * 3600;
+/// Old tokens forgotten with each new one: bounds the transaction, and more go than come.
+const FORGOTTEN: usize = 16;
 
 /// Why identities cannot be kept.
 #[derive(Debug, thiserror::Error)]
@@ -125,6 +90,37 @@ struct Kept {
     revoked: Shutdown,
 }
 
+impl Kept {
+    fn is_good(&self) -> bool {
+        !self.record.revoked && !is_past(self.record.expires_at)
+    }
+
+    fn is_forgettable(&self) -> bool {
+        let shown = if self.record.session.is_empty() { SHOWN_SECONDS } else { 0 };
+        self.record.is_long_over(shown)
+    }
+
+    fn principal(&self) -> Result<Principal, Error> {
+        let record = &self.record;
+        // What cannot be read was written by a newer build: it must not count for more than it says.
+        let scopes = Scopes::parse(&record.scopes).ok_or_else(unknown)?;
+        let session = match record.session.as_str() {
+            "" => None,
+            id => Some(id.parse().map_err(|_| unknown())?),
+        };
+        Ok(Principal {
+            name: record.name.clone(),
+            role: record.role(),
+            projects: record.projects.clone(),
+            scopes,
+            session,
+            expires_at: at(record.expires_at),
+            revoked: self.revoked.clone(),
+            behalf: None,
+        })
+    }
+}
+
 impl fmt::Debug for Identities {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("Identities")
@@ -142,6 +138,10 @@ pub struct NewAccess {
     pub projects: Vec<String>,
     /// How long it counts.
     pub ttl: Duration,
+    /// Names of scopes; empty: all.
+    pub scopes: Vec<String>,
+    /// The session it is for.
+    pub session: Option<SessionId>,
 }
 
 impl Identities {
@@ -175,28 +175,68 @@ impl Identities {
         &self.0.ca
     }
 
-    /// Whose token this is.
+    /// Whose token this is, and its id.
     ///
     /// # Errors
     /// UNAUTHENTICATED, without a word on why.
-    pub fn by_token(&self, token: &str) -> Result<Principal, Error> {
+    pub fn by_token(&self, token: &str) -> Result<(String, Principal), Error> {
         let access = self.0.access.read().unwrap_or_else(PoisonError::into_inner);
         let found = token.strip_prefix(PREFIX).and_then(|rest| rest.split_once('_'));
-        let kept = found.and_then(|(id, secret)| Some((access.get(id)?, secret)));
-        let (kept, _) = kept
-            .filter(|(kept, secret)| {
-                self.0.hasher.matches(secret, &kept.record.hash)
-                    && !kept.record.revoked
-                    && !is_past(kept.record.expires_at)
-            })
+        let kept = found.and_then(|(id, secret)| Some((id, access.get(id)?, secret)));
+        let (id, kept, _) = kept
+            .filter(|(_, kept, secret)| self.0.hasher.matches(secret, &kept.record.hash) && kept.is_good())
             .ok_or_else(unknown)?;
-        Ok(Principal {
-            name: kept.record.name.clone(),
-            role: kept.record.role(),
-            projects: kept.record.projects.clone(),
-            expires_at: at(kept.record.expires_at),
-            revoked: kept.revoked.clone(),
-        })
+        Ok((id.to_owned(), kept.principal()?))
+    }
+
+    /// Whom a gateway says it speaks for. Of an access token no more than the token is.
+    ///
+    /// # Errors
+    /// INVALID_ARGUMENT for what is nobody; UNAUTHENTICATED for who is nobody any more.
+    pub fn behalf(&self, said: &v1::Principal) -> Result<Principal, Error> {
+        let invalid = |what: &str| Error::invalid(ON_BEHALF_OF, format!("names a principal {what}"));
+        if is_past(said.expires_at) {
+            return Err(unknown());
+        }
+        let scopes =
+            Scopes::parse(&said.scopes).ok_or_else(|| invalid("with a scope that does not exist"))?;
+        let session = match said.session.as_str() {
+            "" => None,
+            id => Some(id.parse().map_err(|_| invalid("for a session that is no id"))?),
+        };
+        let mut principal = Principal {
+            name: said.name.clone(),
+            role: said.role(),
+            projects: said.projects.clone(),
+            scopes,
+            session,
+            expires_at: at(said.expires_at),
+            revoked: Shutdown::new(),
+            behalf: None,
+        };
+        if !said.access_id.is_empty() {
+            let access = self.0.access.read().unwrap_or_else(PoisonError::into_inner);
+            let kept = access.get(&said.access_id).filter(|kept| kept.is_good()).ok_or_else(unknown)?;
+            let own = kept.principal()?;
+            if own.name != principal.name || own.role != principal.role {
+                return Err(invalid("that its access token is not"));
+            }
+            principal.projects = match (own.projects.is_empty(), principal.projects.is_empty()) {
+                (true, _) => principal.projects,
+                (false, true) => own.projects,
+                (false, false) => {
+                    principal.projects.retain(|project| own.projects.contains(project));
+                    if principal.projects.is_empty() {
+                        return Err(invalid("with projects that its access token has not"));
+                    }
+                    principal.projects
+                }
+            };
+            principal.scopes = principal.scopes.and(own.scopes);
+            principal.session = own.session.or(principal.session);
+            (principal.expires_at, principal.revoked) = (own.expires_at, own.revoked);
+        }
+        Ok(principal)
     }
 
     /// Makes an access token; returns it with its secret.
@@ -204,18 +244,32 @@ impl Identities {
     /// # Errors
     /// When it cannot be made durable, or there are too many.
     pub async fn create(&self, new: NewAccess) -> Result<(String, v1::Access), Error> {
-        let count = self.0.access.read().unwrap_or_else(PoisonError::into_inner).len();
-        if count >= TOKENS {
-            let message = format!("there are {TOKENS} access tokens already");
-            return Err(Error::new(ErrorCode::LimitReached, message));
-        }
+        let old = {
+            let access = self.0.access.read().unwrap_or_else(PoisonError::into_inner);
+            let old = access.iter().filter(|(_, kept)| kept.is_forgettable()).take(FORGOTTEN);
+            let old: Vec<_> = old.map(|(id, _)| id.clone()).collect();
+            if access.len() - old.len() >= TOKENS {
+                let message = format!("there are {TOKENS} access tokens already");
+                return Err(Error::new(ErrorCode::LimitReached, message));
+            }
+            old
+        };
         let random = |error: io::Error| Error::new(ErrorCode::Internal, error.to_string());
         let (id, secret) = (secret::id().map_err(random)?, secret::secret().map_err(random)?);
         let mut record = Access::new(new.name, new.role, new.projects, self.0.hasher.hash(&secret));
+        record.scopes = new.scopes;
+        record.session = new.session.map(|id| id.to_string()).unwrap_or_default();
         let now = muster_proto::time::now();
         record.expires_at =
             Some(Timestamp { seconds: now.seconds.saturating_add_unsigned(new.ttl.as_secs()), ..now });
-        let revision = self.save(&id, &record, 0).await?;
+        let key = keys::access(&id);
+        let mut txn = Txn::new();
+        txn.expect(key.clone(), 0).put(key, stored::sealed(Kind::Access, &record));
+        for id in &old {
+            // Whoever revokes one just now loses to this and is told that there is none: it was over.
+            txn.delete(keys::access(id));
+        }
+        let revision = self.commit(txn).await?;
         info!(
             access.id = id,
             name = record.name,
@@ -224,7 +278,11 @@ impl Identities {
         );
         let view = record.view(&id);
         let kept = Kept { record, revision, revoked: Shutdown::new() };
-        self.0.access.write().unwrap_or_else(PoisonError::into_inner).insert(id.clone(), kept);
+        let mut access = self.0.access.write().unwrap_or_else(PoisonError::into_inner);
+        for id in &old {
+            access.remove(id);
+        }
+        access.insert(id.clone(), kept);
         Ok((format!("{PREFIX}{id}_{secret}"), view))
     }
 
@@ -276,13 +334,8 @@ impl Identities {
     }
 }
 
-/// A time that does not move.
-fn at(time: Option<Timestamp>) -> watch::Receiver<Option<Timestamp>> {
-    watch::Sender::new(time).subscribe()
-}
-
 /// One answer for all that is wrong with a token: whoever guesses learns nothing.
-fn unknown() -> Error {
+pub(crate) fn unknown() -> Error {
     Error::new(ErrorCode::Unauthenticated, "the access token is not known, or no longer good")
         .hint("Ask an admin of the farm for a new one.")
 }
@@ -296,7 +349,8 @@ mod tests {
 
     fn operator(ttl: u64) -> NewAccess {
         let projects = vec!["demo".to_owned()];
-        NewAccess { name: "ann".into(), role: Role::Operator, projects, ttl: Duration::from_secs(ttl) }
+        let (scopes, ttl) = (Vec::new(), Duration::from_secs(ttl));
+        NewAccess { name: "ann".into(), role: Role::Operator, projects, ttl, scopes, session: None }
     }
 
     #[tokio::test]
@@ -313,19 +367,22 @@ mod tests {
             assert!(!held(secret), "the secret is in the store");
         }
         let again = Identities::open(key, Arc::clone(&store), DAY).await.expect("opened");
-        let ann = again.by_token(&token).expect("known");
+        let (_, ann) = again.by_token(&token).expect("known");
         assert_eq!(
             (ann.name.as_str(), ann.role, ann.projects.as_slice()),
             ("ann", Role::Operator, &["demo".to_owned()][..])
         );
         for wrong in ["", "x", &token[..token.len() - 1], &format!("{token}0"), &token.replace(&info.id, "0")]
         {
-            assert_eq!(again.by_token(wrong).expect_err("refused").code, ErrorCode::Unauthenticated);
+            assert_eq!(
+                again.by_token(wrong).map(drop).expect_err("refused").code,
+                ErrorCode::Unauthenticated
+            );
         }
         again.revoke(&info.id).await.expect("revoked");
         again.revoke(&info.id).await.expect("twice is once");
         assert!(ann.revoked.is_requested(), "its calls end");
-        assert_eq!(again.by_token(&token).expect_err("refused"), unknown());
+        assert_eq!(again.by_token(&token).map(drop).expect_err("refused"), unknown());
         assert!(again.by_token(&other).is_ok());
         assert_eq!(again.revoke("nobody").await.expect_err("refused").code, ErrorCode::TokenNotFound);
         let third = Identities::open(key, store, DAY).await.expect("opened");

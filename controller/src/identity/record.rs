@@ -28,12 +28,25 @@ pub struct Access {
     /// It is good for nothing any more.
     #[prost(bool, tag = "7")]
     pub revoked: bool,
+    /// Empty: all.
+    #[prost(string, repeated, tag = "8")]
+    pub scopes: Vec<String>,
+    /// Id of the session it is for; empty: none.
+    #[prost(string, tag = "9")]
+    pub session: String,
 }
 
 impl Access {
     pub(super) fn new(name: String, role: Role, projects: Vec<String>, hash: Vec<u8>) -> Self {
         let created_at = Some(muster_proto::time::now());
         Self { name, role: role.into(), projects, hash, created_at, ..Self::default() }
+    }
+
+    /// Whether it is good for nothing any more, for `seconds` already.
+    pub(super) fn is_long_over(&self, seconds: i64) -> bool {
+        let now = muster_proto::time::now().seconds;
+        let since = self.expires_at.or(self.created_at).map_or(0, |at| at.seconds);
+        now.saturating_sub(since) > seconds
     }
 
     pub(super) fn view(&self, id: &str) -> v1::Access {
@@ -45,7 +58,8 @@ impl Access {
             created_at: self.created_at,
             expires_at: self.expires_at,
             revoked: self.revoked,
-            ..v1::Access::default()
+            scopes: self.scopes.clone(),
+            session: self.session.clone(),
         }
     }
 }

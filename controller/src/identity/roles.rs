@@ -6,7 +6,7 @@
 use muster_proto::v1::Role;
 
 /// How far a role reaches with an RPC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Reach {
     /// It may not call it.
     Nothing,
@@ -19,8 +19,19 @@ pub enum Reach {
 
 use Reach::{All, Nothing, Own};
 
-/// One RPC: viewer, operator, orchestrator, worker. An admin may call everything.
-type Row = (&'static str, [Reach; 4]);
+/// The scope of an access token that an RPC needs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Need {
+    /// None.
+    Nothing,
+    /// `read`
+    Read,
+    /// `write`
+    Write,
+}
+
+/// One RPC: viewer, operator, orchestrator, worker, and the scope it needs. An admin may call everything.
+type Row = (&'static str, [Reach; 4], Need);
 
 const NOBODY: [Reach; 4] = [Nothing; 4];
 const EVERYBODY: [Reach; 4] = [All; 4];
@@ -29,38 +40,48 @@ const SEES: [Reach; 4] = [Own, Own, Own, Nothing];
 const STEERS: [Reach; 4] = [Nothing, Own, Own, Nothing];
 const OPERATES: [Reach; 4] = [Nothing, Own, Nothing, Nothing];
 const WORKS: [Reach; 4] = [Nothing, Nothing, Nothing, Own];
+const GATEWAYS: [Reach; 4] = [Nothing, Nothing, All, Nothing];
 
 /// Without the package `muster.v1`.
-const TABLE: [Row; 29] = [
-    ("SessionService/SpawnSession", STEERS),
-    ("SessionService/GetSession", SEES),
-    ("SessionService/ListSessions", SEES),
-    ("SessionService/SendInput", STEERS),
-    ("SessionService/StopSession", STEERS),
-    ("SessionService/ArchiveSession", STEERS),
-    ("SessionService/WatchSessions", SEES),
-    ("SessionService/ReadOutput", SEES),
-    ("SessionService/GetChanges", SEES),
-    ("SessionService/FetchBundle", SEES),
-    ("SessionService/PushBranch", OPERATES),
-    ("AdminService/ListWorkers", PEOPLE),
-    ("AdminService/ExplainSession", SEES),
-    ("AdminService/CordonWorker", NOBODY),
-    ("AdminService/DrainWorker", NOBODY),
-    ("AdminService/UncordonWorker", NOBODY),
-    ("WorkerService/Connect", WORKS),
-    ("WorkerService/PushOutput", WORKS),
-    ("WorkerService/AnswerQuery", WORKS),
-    ("IdentityService/Enrol", EVERYBODY),
-    ("IdentityService/Renew", WORKS),
-    ("IdentityService/WhoAmI", EVERYBODY),
-    ("IdentityService/CreateJoinToken", NOBODY),
-    ("IdentityService/ListJoinTokens", NOBODY),
-    ("IdentityService/RevokeJoinToken", NOBODY),
-    ("IdentityService/RevokeWorker", NOBODY),
-    ("IdentityService/CreateAccess", NOBODY),
-    ("IdentityService/ListAccess", NOBODY),
-    ("IdentityService/RevokeAccess", NOBODY),
+const TABLE: [Row; 38] = [
+    ("SessionService/SpawnSession", STEERS, Need::Write),
+    ("SessionService/GetSession", SEES, Need::Read),
+    ("SessionService/ListSessions", SEES, Need::Read),
+    ("SessionService/SendInput", STEERS, Need::Write),
+    ("SessionService/StopSession", STEERS, Need::Write),
+    ("SessionService/ArchiveSession", STEERS, Need::Write),
+    ("SessionService/WatchSessions", SEES, Need::Read),
+    ("SessionService/ReadOutput", SEES, Need::Read),
+    ("SessionService/GetChanges", SEES, Need::Read),
+    ("SessionService/FetchBundle", SEES, Need::Read),
+    ("SessionService/PushBranch", OPERATES, Need::Write),
+    ("AdminService/ListWorkers", PEOPLE, Need::Read),
+    ("AdminService/ExplainSession", SEES, Need::Read),
+    ("AdminService/CordonWorker", NOBODY, Need::Write),
+    ("AdminService/DrainWorker", NOBODY, Need::Write),
+    ("AdminService/UncordonWorker", NOBODY, Need::Write),
+    ("WorkerService/Connect", WORKS, Need::Nothing),
+    ("WorkerService/PushOutput", WORKS, Need::Nothing),
+    ("WorkerService/AnswerQuery", WORKS, Need::Nothing),
+    ("IdentityService/Enrol", EVERYBODY, Need::Nothing),
+    ("IdentityService/Renew", WORKS, Need::Nothing),
+    ("IdentityService/WhoAmI", EVERYBODY, Need::Nothing),
+    ("IdentityService/CheckAccess", GATEWAYS, Need::Read),
+    ("IdentityService/CreateJoinToken", NOBODY, Need::Write),
+    ("IdentityService/ListJoinTokens", NOBODY, Need::Read),
+    ("IdentityService/RevokeJoinToken", NOBODY, Need::Write),
+    ("IdentityService/RevokeWorker", NOBODY, Need::Write),
+    ("IdentityService/CreateAccess", NOBODY, Need::Write),
+    ("IdentityService/ListAccess", NOBODY, Need::Read),
+    ("IdentityService/RevokeAccess", NOBODY, Need::Write),
+    ("ProjectService/PutProject", NOBODY, Need::Write),
+    ("ProjectService/GetProject", SEES, Need::Read),
+    ("ProjectService/ListProjects", SEES, Need::Read),
+    ("ProjectService/RemoveProject", NOBODY, Need::Write),
+    ("TaskService/CreateTask", SEES, Need::Read),
+    ("TaskService/GetTask", SEES, Need::Read),
+    ("TaskService/UpdateTask", SEES, Need::Read),
+    ("AuditService/ReadAudit", NOBODY, Need::Read),
 ];
 
 /// What anybody may call without being known: whoever enrols is not known yet, and a probe of health tells
@@ -91,8 +112,20 @@ pub fn reach(path: &str, role: Role) -> Reach {
     if KNOWN.contains(&path) || is_public(path) {
         return All;
     }
-    let row = path.strip_prefix("/muster.v1.").and_then(|rpc| TABLE.iter().find(|row| row.0 == rpc));
-    row.map_or(Nothing, |row| row.1[column])
+    row(path).map_or(Nothing, |row| row.1[column])
+}
+
+/// The scope that the RPC at `path` needs. One without a row is taken to change something.
+#[must_use]
+pub fn need(path: &str) -> Need {
+    if KNOWN.contains(&path) || is_public(path) {
+        return Need::Nothing;
+    }
+    row(path).map_or(Need::Write, |row| row.2)
+}
+
+fn row(path: &str) -> Option<&'static Row> {
+    path.strip_prefix("/muster.v1.").and_then(|rpc| TABLE.iter().find(|row| row.0 == rpc))
 }
 
 #[cfg(test)]
@@ -137,9 +170,15 @@ mod tests {
         };
         let meant: Vec<Vec<String>> = TABLE
             .iter()
-            .map(|(rpc, reach)| {
+            .map(|(rpc, reach, need)| {
                 let cells = reach.iter().map(|reach| word(*reach).to_owned());
-                std::iter::once(format!("`{rpc}`")).chain(cells).chain(["yes".to_owned()]).collect()
+                let scope = match need {
+                    Need::Nothing => "-",
+                    Need::Read => "read",
+                    Need::Write => "write",
+                };
+                let last = ["yes".to_owned(), scope.to_owned()];
+                std::iter::once(format!("`{rpc}`")).chain(cells).chain(last).collect()
             })
             .collect();
         assert_eq!(told, meant);

@@ -13,17 +13,27 @@ use std::{
 
 use bytes::Bytes;
 use futures::future::BoxFuture;
-use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
+use http::{HeaderMap, HeaderValue, Request, Response, header::AUTHORIZATION};
 use hyper::body::Frame;
-use muster_proto::error::{Error, ErrorCode};
+use muster_proto::{
+    error::{Error, ErrorCode},
+    ids::SessionId,
+    metadata::ON_BEHALF_OF,
+    v1::{self, Role},
+};
 use muster_runtime::tls::Peer;
+use prost::Message as _;
 use tokio::time::sleep;
-use tonic::{Status, body::Body};
+use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 
-use crate::identity::{
-    Identities, Principal,
-    roles::{self, Reach},
+use super::validate;
+use crate::{
+    engine::{Handle, Scope, Watcher},
+    identity::{
+        Identities, Principal,
+        roles::{self, Reach},
+    },
 };
 
 /// Longest sleep until an identity expires: clocks jump.
@@ -31,12 +41,17 @@ const LOOK_AGAIN: Duration = Duration::from_secs(60);
 
 /// Adds the gate.
 #[derive(Debug, Clone)]
-pub struct GateLayer(pub(super) Identities);
+pub struct GateLayer {
+    pub(super) identities: Identities,
+    /// Tells whether a session lives that a token is for.
+    pub(super) engine: Handle,
+}
 
 /// See the module.
 #[derive(Debug, Clone)]
 pub struct Gate<S> {
     identities: Identities,
+    engine: Handle,
     inner: S,
 }
 
@@ -44,7 +59,7 @@ impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        Gate { identities: self.0.clone(), inner }
+        Gate { identities: self.identities.clone(), engine: self.engine.clone(), inner }
     }
 }
 
@@ -64,29 +79,31 @@ where
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
         let admitted = admit(&self.identities, &path, request.headers(), request.extensions().get());
-        match admitted {
-            Err(error) => {
-                tracing::info!(rpc = path, error = %error, "a call is refused");
-                let refused = Status::from(error).into_http();
-                Box::pin(async move { Ok(refused) })
+        // The service that is ready is the one to call; its clone takes its place.
+        let ready = self.inner.clone();
+        let mut inner = std::mem::replace(&mut self.inner, ready);
+        let engine = self.engine.clone();
+        Box::pin(async move {
+            let admitted = match admitted {
+                Ok(principal) => Lives::of(&engine, &principal).await.map(|lives| (principal, lives)),
+                Err(error) => Err(error),
+            };
+            let (principal, lives) = match admitted {
+                Ok(admitted) => admitted,
+                Err(error) => {
+                    tracing::info!(rpc = path, error = %error, "a call is refused");
+                    return Ok(Status::from(error).into_http());
+                }
+            };
+            request.extensions_mut().insert(principal.clone());
+            let mut ended = Box::pin(ended(principal, lives));
+            tokio::select! {
+                response = inner.call(request) => {
+                    response.map(|response| response.map(|body| Body::new(Bounded::new(body, ended))))
+                }
+                status = &mut ended => Ok(status.into_http()),
             }
-            Ok(principal) => {
-                request.extensions_mut().insert(principal.clone());
-                // The service that is ready is the one to call; its clone takes its place.
-                let ready = self.inner.clone();
-                let mut inner = std::mem::replace(&mut self.inner, ready);
-                Box::pin(async move {
-                    let ended = ended(principal);
-                    let mut ended = Box::pin(ended);
-                    tokio::select! {
-                        response = inner.call(request) => {
-                            response.map(|response| response.map(|body| Body::new(Bounded::new(body, ended))))
-                        }
-                        status = &mut ended => Ok(status.into_http()),
-                    }
-                })
-            }
-        }
+        })
     }
 }
 
@@ -109,19 +126,108 @@ fn admit(
         (Some(value), _) => {
             let token = value.to_str().ok().and_then(|value| value.strip_prefix("Bearer "));
             let missing = || Error::new(ErrorCode::Unauthenticated, "the authorization is no bearer token");
-            identities.by_token(token.ok_or_else(missing)?.trim())?
+            identities.by_token(token.ok_or_else(missing)?.trim())?.1
         }
     };
-    if roles::is_public(path) || roles::reach(path, principal.role) != Reach::Nothing {
+    let principal = match headers.get(ON_BEHALF_OF) {
+        Some(said) if !roles::is_public(path) => behind(identities, principal, said)?,
+        _ => principal,
+    };
+    if roles::is_public(path) {
         return Ok(principal);
     }
-    let role = principal.role.as_str_name().trim_start_matches("ROLE_").to_ascii_lowercase();
     let rpc = path.rsplit('/').next().unwrap_or(path);
-    Err(Error::new(ErrorCode::PermissionDenied, format!("the role {role} may not call {rpc}")))
+    if let Some(one) = principal.all().find(|one| roles::reach(path, one.role) == Reach::Nothing) {
+        let role = one.role.as_str_name().trim_start_matches("ROLE_").to_ascii_lowercase();
+        return Err(Error::new(ErrorCode::PermissionDenied, format!("the role {role} may not call {rpc}")));
+    }
+    if let Some(scope) = principal.lacks(path) {
+        let message = format!("{rpc} needs the scope {scope}, which the access token has not");
+        return Err(Error::new(ErrorCode::PermissionDenied, message));
+    }
+    Ok(principal)
+}
+
+/// The gateway `principal` as it speaks for whom `said` names.
+fn behind(identities: &Identities, principal: Principal, said: &HeaderValue) -> Result<Principal, Error> {
+    if !matches!(principal.role, Role::Admin | Role::Orchestrator) {
+        let message = "only an admin or an orchestrator speaks for others";
+        return Err(Error::new(ErrorCode::PermissionDenied, message));
+    }
+    let malformed = || Error::invalid(ON_BEHALF_OF, "is no encoded principal");
+    let mut headers = HeaderMap::new();
+    headers.insert(ON_BEHALF_OF, said.clone());
+    let metadata = MetadataMap::from_headers(headers);
+    let bytes =
+        metadata.get_bin(ON_BEHALF_OF).and_then(|value| value.to_bytes().ok()).ok_or_else(malformed)?;
+    let said = v1::Principal::decode(bytes).map_err(|_| malformed())?;
+    validate::principal(&said)?;
+    let other = identities.behalf(&said)?;
+    principal.speaking_for(other).map_err(|error| Error::new(ErrorCode::PermissionDenied, error.to_string()))
+}
+
+/// The sessions that a principal is for, while they live.
+struct Lives {
+    engine: Handle,
+    sessions: Vec<SessionId>,
+    /// None when it is for no session.
+    watcher: Option<Watcher>,
+}
+
+impl Lives {
+    async fn of(engine: &Handle, principal: &Principal) -> Result<Self, Error> {
+        let engine = engine.scoped(Scope::all());
+        let sessions: Vec<_> = principal.all().filter_map(|one| one.session).collect();
+        let mut watcher = None;
+        if !sessions.is_empty() {
+            let named = sessions.iter().map(SessionId::to_string).collect();
+            let watched = engine.watch(named).await;
+            watcher = Some(watched.map_err(|error| match error.code {
+                ErrorCode::SessionNotFound => over(),
+                _ => error,
+            })?);
+        }
+        let lives = Self { engine, sessions, watcher: watcher.map(|(watcher, _)| watcher) };
+        if lives.all().await? { Ok(lives) } else { Err(over()) }
+    }
+
+    async fn all(&self) -> Result<bool, Error> {
+        for session in &self.sessions {
+            if !self.engine.lives(*session).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Returns once one of them has ended.
+    async fn ended(mut self) {
+        loop {
+            let Some(watcher) = &mut self.watcher else { break std::future::pending().await };
+            watcher.changed().await;
+            if !self.all().await.unwrap_or(false) {
+                break;
+            }
+        }
+    }
+}
+
+/// What a token that is for a session is once that has ended.
+fn over() -> Error {
+    Error::new(ErrorCode::Unauthenticated, "the session that the access token is for has ended")
 }
 
 /// Returns once `principal` is nobody any more.
-async fn ended(principal: Principal) -> Status {
+async fn ended(principal: Principal, lives: Lives) -> Status {
+    let each = principal.all().map(|one| Box::pin(one_ended(one)));
+    let any = futures::future::select_all(each);
+    tokio::select! {
+        (status, _, _) = any => status,
+        () = lives.ended() => over().into(),
+    }
+}
+
+async fn one_ended(principal: &Principal) -> Status {
     let expired = async {
         loop {
             let Some(at) = *principal.expires_at.borrow() else { break std::future::pending().await };

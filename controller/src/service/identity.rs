@@ -4,22 +4,25 @@ use std::time::Duration;
 
 use muster_proto::{
     error::{Error, ErrorCode},
-    ids::WorkerId,
+    ids::{SessionId, WorkerId},
     v1::{
-        CreateAccessRequest, CreateAccessResponse, CreateJoinTokenRequest, CreateJoinTokenResponse,
-        EnrolRequest, EnrolResponse, ListAccessRequest, ListAccessResponse, ListJoinTokensRequest,
-        ListJoinTokensResponse, RenewRequest, RenewResponse, RevokeAccessRequest, RevokeAccessResponse,
-        RevokeJoinTokenRequest, RevokeJoinTokenResponse, RevokeWorkerRequest, RevokeWorkerResponse, Role,
-        WhoAmIRequest, WhoAmIResponse, identity_service_server::IdentityService,
+        CheckAccessRequest, CheckAccessResponse, CreateAccessRequest, CreateAccessResponse,
+        CreateJoinTokenRequest, CreateJoinTokenResponse, EnrolRequest, EnrolResponse, ListAccessRequest,
+        ListAccessResponse, ListJoinTokensRequest, ListJoinTokensResponse, RenewRequest, RenewResponse,
+        RevokeAccessRequest, RevokeAccessResponse, RevokeJoinTokenRequest, RevokeJoinTokenResponse,
+        RevokeWorkerRequest, RevokeWorkerResponse, Role, WhoAmIRequest, WhoAmIResponse,
+        identity_service_server::IdentityService,
     },
 };
 use tonic::{Request, Response, Status};
 
 use super::{Context, peer, validate};
+use crate::engine::Scope;
 use crate::identity::{
     NewAccess,
     ca::ProvenKey,
     join::{Granted, NewJoin},
+    unknown,
 };
 
 /// How long an access token counts when nobody says.
@@ -46,10 +49,32 @@ fn seconds_or(seconds: u32, default: Duration) -> Duration {
     if seconds == 0 { default } else { Duration::from_secs(seconds.into()) }
 }
 
-fn new_access(request: CreateAccessRequest) -> Result<NewAccess, Error> {
+async fn new_access(context: &Context, request: CreateAccessRequest) -> Result<NewAccess, Error> {
     validate::access(&request)?;
+    let session = match request.session.as_str() {
+        "" => None,
+        named => Some(session(context, named).await?),
+    };
     let (role, ttl) = (request.role(), seconds_or(request.ttl_seconds, ACCESS_TTL));
-    Ok(NewAccess { name: request.name, role, projects: request.projects, ttl })
+    Ok(NewAccess {
+        name: request.name,
+        role,
+        projects: request.projects,
+        ttl,
+        scopes: request.scopes,
+        session,
+    })
+}
+
+/// The session that a token is to be for.
+async fn session(context: &Context, named: &str) -> Result<SessionId, Error> {
+    let id = context.engine.resolve(named.to_owned()).await?;
+    if context.engine.lives(id).await? {
+        return Ok(id);
+    }
+    let error =
+        Error::new(ErrorCode::SessionEnded, format!("{named} has ended, and its token would with it"));
+    Err(Error { field: "session".to_owned(), ..error })
 }
 
 fn new_join(request: CreateJoinTokenRequest) -> Result<NewJoin, Error> {
@@ -96,20 +121,29 @@ impl IdentityService for Identity {
     async fn who_am_i(&self, request: Request<WhoAmIRequest>) -> Result<Response<WhoAmIResponse>, Status> {
         let principal = peer::principal(&request)?;
         let expires_at = *principal.expires_at.borrow();
+        let session = principal.all().filter_map(|one| one.session).last();
         Ok(Response::new(WhoAmIResponse {
+            scopes: principal.scopes().names(),
+            session: session.map(|id| id.to_string()).unwrap_or_default(),
+            on_behalf_of: principal.behalf.map(|other| other.name).unwrap_or_default(),
             name: principal.name,
             role: principal.role.into(),
             projects: principal.projects,
             expires_at,
-            ..WhoAmIResponse::default()
         }))
     }
 
     async fn check_access(
         &self,
-        _request: Request<muster_proto::v1::CheckAccessRequest>,
-    ) -> Result<Response<muster_proto::v1::CheckAccessResponse>, Status> {
-        Err(Status::unimplemented("not built yet"))
+        request: Request<CheckAccessRequest>,
+    ) -> Result<Response<CheckAccessResponse>, Status> {
+        let (id, principal) = self.context.identities.by_token(request.into_inner().token.trim())?;
+        if let Some(session) = principal.session
+            && !self.context.engine.scoped(Scope::all()).lives(session).await?
+        {
+            return Err(unknown().into());
+        }
+        Ok(Response::new(CheckAccessResponse { principal: Some(principal.view(&id)) }))
     }
 
     async fn create_join_token(
@@ -152,7 +186,8 @@ impl IdentityService for Identity {
         &self,
         request: Request<CreateAccessRequest>,
     ) -> Result<Response<CreateAccessResponse>, Status> {
-        let new = new_access(request.into_inner())?;
+        let context = self.context.seen_by(&request)?;
+        let new = new_access(&context, request.into_inner()).await?;
         let (token, info) = self.context.identities.create(new).await?;
         Ok(Response::new(CreateAccessResponse { token, info: Some(info) }))
     }

@@ -11,6 +11,7 @@ mod peer;
 mod push;
 mod read;
 mod sessions;
+mod tasks;
 mod validate;
 mod workers;
 
@@ -25,14 +26,14 @@ use muster_proto::{
     v1::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
         identity_service_server::IdentityServiceServer, session_service_server::SessionServiceServer,
-        worker_service_server::WorkerServiceServer,
+        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
 };
 use muster_runtime::{grpc, shutdown::Shutdown};
 use tonic::{Request, transport::server::Router};
 use tower::layer::util::{Identity, Stack};
 
-use crate::{engine::Handle, fleet::queries::Queries, identity::Identities, output::Replicas};
+use crate::{engine::Handle, fleet::queries::Queries, identity::Identities, output::Replicas, tasks::Tasks};
 pub use answer::Part;
 pub use gate::GateLayer;
 
@@ -54,6 +55,8 @@ pub struct Context {
     pub replicas: Replicas,
     /// Who is known.
     pub identities: Identities,
+    /// Long calls of gateways.
+    pub tasks: Tasks,
     /// Where other machines reach this controller, `host:port`.
     pub remote_address: Option<String>,
     /// Questions to workers.
@@ -89,7 +92,7 @@ pub type Gated = Router<Stack<GateLayer, Identity>>;
 /// # Errors
 /// When the embedded descriptors are not readable, which a build makes sure of.
 pub async fn router(context: Context) -> Result<Gated, BuildError> {
-    let gate = GateLayer(context.identities.clone());
+    let gate = GateLayer { identities: context.identities.clone(), engine: context.engine.clone() };
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -105,11 +108,13 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
     let sessions = limited!(SessionServiceServer, sessions::Sessions::new(context.clone()));
     let workers = limited!(WorkerServiceServer, workers::Workers::new(context.clone()));
     let identity = limited!(IdentityServiceServer, identity::Identity::new(context.clone()));
+    let tasks = limited!(TaskServiceServer, tasks::Tasks::new(context.clone()));
     let admin = limited!(AdminServiceServer, admin::Admin::new(context));
     health.set_serving::<SessionServiceServer<sessions::Sessions>>().await;
     health.set_serving::<WorkerServiceServer<workers::Workers>>().await;
     health.set_serving::<AdminServiceServer<admin::Admin>>().await;
     health.set_serving::<IdentityServiceServer<identity::Identity>>().await;
+    health.set_serving::<TaskServiceServer<tasks::Tasks>>().await;
     let server = grpc::server()
         .layer(gate)
         .max_concurrent_streams(STREAMS)
@@ -123,6 +128,7 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
         .add_service(sessions)
         .add_service(workers)
         .add_service(identity)
+        .add_service(tasks)
         .add_service(admin))
 }
 

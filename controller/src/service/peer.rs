@@ -22,9 +22,10 @@ pub(super) fn principal<T>(request: &Request<T>) -> Result<Principal, Error> {
 
 /// Who calls. On the controller's own machine, where nobody is kept from anything, a caller may say so itself.
 pub(super) fn caller<T>(request: &Request<T>) -> Result<String, Error> {
-    let name = principal(request)?.name;
+    let principal = principal(request)?;
+    let name = principal.caller();
     match request.metadata().get(metadata::CALLER) {
-        Some(value) if name == LOCAL => {
+        Some(value) if name == LOCAL && principal.behalf.is_none() => {
             let sound = value.to_str().ok().filter(|name| is_name(name));
             sound.map(str::to_owned).ok_or_else(|| Error::invalid(metadata::CALLER, NO_NAME))
         }

@@ -57,6 +57,10 @@ impl SessionService for Sessions {
         let span = tracing::info_span!("session.spawn", session.id = tracing::field::Empty);
         grpc::set_parent(&span, request.metadata());
         let (context, caller) = (self.context.seen_by(&request)?, peer::caller(&request)?);
+        let asks_trust = request.get_ref().spec.as_ref().is_some_and(|spec| spec.trust_mode);
+        if asks_trust && !peer::principal(&request)?.scopes().trust {
+            return Err(no_trust(&caller).into());
+        }
         Ok(Response::new(spawn(&context, request.into_inner(), caller).instrument(span).await?))
     }
 
@@ -171,6 +175,12 @@ impl SessionService for Sessions {
     ) -> Result<Response<PushBranchResponse>, Status> {
         Ok(Response::new(changes::push(&self.context.seen_by(&request)?, request.into_inner()).await?))
     }
+}
+
+fn no_trust(caller: &str) -> Error {
+    let message = format!("the access token of {caller} has not the scope trust");
+    let error = Error::new(ErrorCode::TrustNotAllowed, message).hint("Spawn without trustMode.");
+    Error { field: "trustMode".to_owned(), ..error }
 }
 
 async fn spawn(

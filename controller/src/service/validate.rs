@@ -5,15 +5,15 @@ use std::collections::HashMap;
 use muster_proto::{
     error::Error,
     ids::{Incarnation, WorkerId},
-    limits,
+    limits, metadata,
     v1::{
-        ChangesFormat, CreateAccessRequest, CreateJoinTokenRequest, GetChangesRequest, Hello, Role,
-        SessionSpec, send_input_request::Input,
+        ChangesFormat, CreateAccessRequest, CreateJoinTokenRequest, GetChangesRequest, Hello, Principal,
+        Role, SessionSpec, send_input_request::Input,
     },
 };
 
 use super::{identity, peer};
-use crate::session::record::LOCAL;
+use crate::{identity::Scopes, session::record::LOCAL};
 
 /// claude's permission modes that a session may start in.
 const PERMISSION_MODES: [&str; 4] = ["default", "acceptEdits", "plan", "dontAsk"];
@@ -202,8 +202,30 @@ pub(super) fn access(request: &CreateAccessRequest) -> Result<(), Error> {
     // An admin reaches everything: a limit would be one in name only.
     let is_limited_admin = request.role() == Role::Admin && !projects.is_empty();
     problems.check(!is_limited_admin, "projects", || "cannot limit an admin".to_owned());
+    problems.check(Scopes::parse(&request.scopes).is_some() && request.scopes.len() <= 3, "scopes", || {
+        "has a name that is none of read, write and trust".to_owned()
+    });
+    let is_orchestrator = request.role() == Role::Orchestrator;
+    problems.check(request.session.is_empty() || is_orchestrator, "session", || {
+        "is given, and only an orchestrator can be for one session".to_owned()
+    });
     problems.check(request.ttl_seconds <= ACCESS_SECONDS, "ttlSeconds", || {
         format!("is {}, more than the {ACCESS_SECONDS} allowed", request.ttl_seconds)
+    });
+    problems.into_result()
+}
+
+/// Somebody a gateway says it speaks for.
+pub(super) fn principal(principal: &Principal) -> Result<(), Error> {
+    let mut problems = Problems::default();
+    let field = metadata::ON_BEHALF_OF;
+    problems.check(peer::is_name(&principal.name), field, || format!("has a name that {}", peer::NO_NAME));
+    problems.check(principal.name != LOCAL, field, || format!("is {LOCAL}, which nobody else can be"));
+    problems.check(identity::ROLES.contains(&principal.role()), field, || {
+        "has a role that is none of viewer, operator, orchestrator and admin".to_owned()
+    });
+    problems.check(principal.projects.len() <= ACCESS_PROJECTS, field, || {
+        format!("has {} projects, more than the {ACCESS_PROJECTS} allowed", principal.projects.len())
     });
     problems.into_result()
 }

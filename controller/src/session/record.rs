@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use muster_proto::{
     ids::{Attempt, SessionId, WorkerId},
-    v1::{self, Attention, End, Input, SessionSpec, Usage, Workspace, input},
+    v1::{self, Attention, End, Input, ProjectPolicy, SessionSpec, Usage, Workspace, input},
 };
 use prost_types::Timestamp;
 
@@ -43,6 +43,15 @@ pub struct Fixed {
     /// Who spawned it; empty in records of the first builds.
     #[prost(string, tag = "7")]
     pub caller: String,
+    /// The spec as the caller wrote it, without its prompt, where what was accepted differs in more than the project.
+    #[prost(message, optional, tag = "8")]
+    pub asked: Option<SessionSpec>,
+    /// Ids of the sessions above it, the root first.
+    #[prost(string, repeated, tag = "9")]
+    pub ancestors: Vec<String>,
+    /// The policy of the declared project when it was accepted; none: the project was the workers' own.
+    #[prost(message, optional, tag = "10")]
+    pub policy: Option<ProjectPolicy>,
 }
 
 /// An attention that was answered.
@@ -264,6 +273,18 @@ impl Session {
     #[must_use]
     pub fn caller(&self) -> &str {
         if self.fixed.caller.is_empty() { LOCAL } else { &self.fixed.caller }
+    }
+
+    /// The sessions above it, the root first.
+    #[must_use]
+    pub fn ancestors(&self) -> Vec<SessionId> {
+        self.fixed.ancestors.iter().filter_map(|id| id.parse().ok()).collect()
+    }
+
+    /// Whether `root` spawned it, or something that did.
+    #[must_use]
+    pub fn is_below(&self, root: SessionId) -> bool {
+        !self.fixed.ancestors.is_empty() && self.ancestors().contains(&root)
     }
 
     /// What its spawn is known by: request ids are the caller's own.

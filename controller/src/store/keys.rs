@@ -8,6 +8,8 @@
 //! | `access/<id>` | `Access`: an access token, without its secret | when made and revoked |
 //! | `join/<id>` | `Join`: a join token, without its secret, and who used it | when made, used, revoked |
 //! | `joined/<worker>` | `Joined`: the keys a worker may show | when it joins, renews, is revoked |
+//! | `task/<caller>/<task id>` | `Task`: a long call of a gateway, and its life | when made and changed, removed when expired |
+//! | `declared/<project>` | `Declared`: a project as the operators declared it | when put, then removed |
 //! | `session/<id>/fixed` | `Fixed`: what never changes: spec, handle, request id | once |
 //! | `session/<id>/state` | `State`: all that changes and is small | with every change |
 //! | `session/<id>/input/<seq, 20 digits>` | `Input` not applied (but the prompt) | once, then removed |
@@ -31,6 +33,12 @@ pub const WORKERS: &str = "worker/";
 
 /// Prefix of all access tokens.
 pub const ACCESS: &str = "access/";
+
+/// Prefix of all tasks.
+pub const TASKS: &str = "task/";
+
+/// Prefix of all declared projects.
+pub const DECLARED: &str = "declared/";
 
 /// Prefix of all join tokens.
 pub const JOINS: &str = "join/";
@@ -103,6 +111,24 @@ pub fn joined(worker: &str) -> String {
     format!("{JOINED}{worker}")
 }
 
+/// The key of a task.
+#[must_use]
+pub fn task(caller: &str, id: &str) -> String {
+    format!("{TASKS}{caller}/{id}")
+}
+
+/// Reads a key of [`task`] back: caller and id.
+#[must_use]
+pub fn parse_task(key: &str) -> Option<(&str, &str)> {
+    key.strip_prefix(TASKS)?.rsplit_once('/')
+}
+
+/// The key of a declared project.
+#[must_use]
+pub fn declared(name: &str) -> String {
+    format!("{DECLARED}{name}")
+}
+
 /// The key of a project as one worker serves it.
 #[must_use]
 pub fn project(name: &str, worker: &str) -> String {
@@ -129,6 +155,7 @@ mod tests {
         }
         assert_eq!(parse_session("session/nonsense/state"), None);
         assert_eq!(parse_session(&format!("session/{id}/later")), None);
+        assert_eq!(parse_task(&task("gw/ann", "t-1")), Some(("gw/ann", "t-1")));
         assert_eq!(parse_project(&project("a/b", "w-1")), Some(("a/b", "w-1")));
     }
 }

@@ -40,6 +40,10 @@ pub enum Kind {
     Join = 10,
     /// `identity::record::Joined`
     Joined = 11,
+    /// `tasks::Record`
+    Task = 12,
+    /// `muster.v1.DeclaredProject`
+    Declared = 13,
 }
 
 /// A value that is not what its key says.

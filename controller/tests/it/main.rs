@@ -1,5 +1,6 @@
 //! A real controller, driven over gRPC, with a scripted worker in the test.
 
+mod access;
 mod bad_input;
 mod changes;
 mod disk;

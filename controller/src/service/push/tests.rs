@@ -50,8 +50,7 @@ impl Rig {
         let config = engine::Config {
             tick: Duration::from_secs(1),
             unreachable_after: Duration::from_secs(3600),
-            keep_ended: None,
-            policy: crate::scheduler::Policy::default(),
+            ..engine::Config::default()
         };
         let store: crate::store::Shared = Arc::new(Memory::default());
         let (engine, running) =
@@ -59,10 +58,11 @@ impl Rig {
                 .await
                 .expect("started");
         running.detach();
-        let identities = Identities::open(dir.path(), store, LONG).await.expect("opened");
+        let identities = Identities::open(dir.path(), Arc::clone(&store), LONG).await.expect("opened");
         let context = Context {
             engine,
             identities,
+            tasks: crate::tasks::Tasks::open(store).await.expect("opened"),
             remote_address: None,
             replicas,
             queries: Queries::new(PATIENCE),
