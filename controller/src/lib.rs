@@ -7,6 +7,7 @@ pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod identity;
+pub mod metrics;
 pub mod output;
 pub mod scheduler;
 pub mod service;
@@ -236,6 +237,7 @@ impl Controller {
             None => None,
         };
         let router = service::router(context).await?;
+        muster_runtime::metrics::watch_disk("controller", &config.state_dir);
         info!(addr = %local_addr, state = %config.state_dir.display(), "the controller listens");
         let sweep = task::spawn("sweep tasks", async move {
             loop {

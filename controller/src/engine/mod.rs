@@ -12,6 +12,7 @@ mod events;
 mod expire;
 mod input;
 mod maintain;
+mod observe;
 mod place;
 mod read;
 mod recover;

@@ -29,7 +29,11 @@ use muster_proto::{
         task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
 };
-use muster_runtime::{grpc, shutdown::Shutdown};
+use muster_runtime::{
+    grpc,
+    metrics::rpc::{CallDuration, Methods},
+    shutdown::Shutdown,
+};
 use tonic::{Request, transport::server::Router};
 use tower::layer::util::{Identity, Stack};
 
@@ -85,7 +89,7 @@ impl Context {
 pub struct BuildError(#[from] tonic_reflection::server::Error);
 
 /// Every service, behind the gate.
-pub type Gated = Router<Stack<GateLayer, Identity>>;
+pub type Gated = Router<Stack<GateLayer, Stack<CallDuration, Identity>>>;
 
 /// Every service on one router, behind the gate.
 ///
@@ -116,6 +120,7 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
     health.set_serving::<IdentityServiceServer<identity::Identity>>().await;
     health.set_serving::<TaskServiceServer<tasks::Tasks>>().await;
     let server = grpc::server()
+        .layer(CallDuration::server(Methods::of_descriptors(FILE_DESCRIPTOR_SET)))
         .layer(gate)
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -243,7 +243,10 @@ impl Push {
             let opened =
                 chunk.session_id.parse().ok().and_then(|id| Some((id, Arc::clone(self.open.get(&id)?))));
             match opened {
-                Some((id, replica)) => work.push((id, replica, chunk)),
+                Some((id, replica)) => {
+                    crate::metrics::OUTPUT.add(chunk.data.len() as u64, ["from_worker"]);
+                    work.push((id, replica, chunk));
+                }
                 None => self.waiting.entry(chunk.session_id).or_default().unknown = true,
             }
         }
