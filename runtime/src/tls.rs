@@ -4,7 +4,8 @@
 //! Owns no key and decides nothing: who a certificate makes somebody is the controller's business.
 
 use std::{
-    fmt, io,
+    error::Error as StdError,
+    io,
     net::SocketAddr,
     pin::Pin,
     sync::Arc,
@@ -15,7 +16,8 @@ use std::{
 use futures::{Stream, stream};
 use hyper_util::rt::TokioIo;
 use rustls::{
-    ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig, SignatureScheme,
+    AlertDescription, CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, ServerConfig,
+    SignatureScheme,
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -38,6 +40,9 @@ use crate::{grpc, task};
 const HANDSHAKE: Duration = Duration::from_secs(10);
 /// Handshakes under way at one time. Past it new connections wait in the kernel.
 const HANDSHAKES: usize = 256;
+/// How far the clock of a client may be wrong: a server's certificate counts this long before it begins and after it ends.
+/// Servers change theirs days before that, so a machine with a bad clock stays in the farm and gains nobody anything.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(24 * 3600);
 /// Wait after the system refused a connection: it is out of descriptors, and asking again at once is no help.
 const REFUSED: Duration = Duration::from_millis(100);
 
@@ -197,7 +202,10 @@ fn client_config(trust: Trust, identity: Option<Identity>) -> Result<ClientConfi
     let builder =
         ClientConfig::builder_with_provider(provider()).with_protocol_versions(&[&rustls::version::TLS13])?;
     let builder = match trust {
-        Trust::Roots(roots) => builder.with_root_certificates(store(roots)?),
+        Trust::Roots(roots) => {
+            let verifier = Arc::new(Rooted(web_pki(roots)?));
+            builder.dangerous().with_custom_certificate_verifier(verifier)
+        }
         Trust::Pin(pin) => builder.dangerous().with_custom_certificate_verifier(Arc::new(Pinned { pin })),
     };
     let mut config = match identity {
@@ -229,15 +237,89 @@ pub fn pin_of(certificate: &CertificateDer<'_>) -> Option<[u8; 32]> {
     ring::digest::digest(&ring::digest::SHA256, parsed.public_key().raw).as_ref().try_into().ok()
 }
 
-/// Believes the root with the right key among those the server sends, and nothing else.
-struct Pinned {
-    pin: [u8; 32],
+fn web_pki(
+    roots: impl IntoIterator<Item = CertificateDer<'static>>,
+) -> Result<Arc<WebPkiServerVerifier>, rustls::Error> {
+    WebPkiServerVerifier::builder_with_provider(Arc::new(store(roots)?), provider())
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))
 }
 
-impl fmt::Debug for Pinned {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Pinned")
+/// Verifies with [`CLOCK_TOLERANCE`].
+fn verify(
+    verifier: &WebPkiServerVerifier,
+    end_entity: &CertificateDer<'_>,
+    intermediates: &[CertificateDer<'_>],
+    server_name: &ServerName<'_>,
+    now: UnixTime,
+) -> Result<ServerCertVerified, rustls::Error> {
+    use CertificateError::{Expired, ExpiredContext, NotValidYet, NotValidYetContext};
+    let at = |now| verifier.verify_server_cert(end_entity, intermediates, server_name, &[], now);
+    let now = Duration::from_secs(now.as_secs());
+    let verified = at(UnixTime::since_unix_epoch(now));
+    let other = match &verified {
+        Err(rustls::Error::InvalidCertificate(Expired | ExpiredContext { .. })) => {
+            now.saturating_sub(CLOCK_TOLERANCE)
+        }
+        Err(rustls::Error::InvalidCertificate(NotValidYet | NotValidYetContext { .. })) => {
+            now.saturating_add(CLOCK_TOLERANCE)
+        }
+        _ => return verified,
+    };
+    at(UnixTime::since_unix_epoch(other)).or(verified)
+}
+
+/// The part of a verifier that is the same for all.
+macro_rules! only_tls13 {
+    () => {
+        fn verify_tls12_signature(
+            &self,
+            _message: &[u8],
+            _cert: &CertificateDer<'_>,
+            _dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            Err(rustls::Error::General("only TLS 1.3 is spoken".to_owned()))
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            cert: &CertificateDer<'_>,
+            dss: &DigitallySignedStruct,
+        ) -> Result<HandshakeSignatureValid, rustls::Error> {
+            let algorithms = &provider().signature_verification_algorithms;
+            rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+            provider().signature_verification_algorithms.supported_schemes()
+        }
+    };
+}
+
+/// Believes the farm's roots.
+#[derive(Debug)]
+struct Rooted(Arc<WebPkiServerVerifier>);
+
+impl ServerCertVerifier for Rooted {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        _ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        verify(&self.0, end_entity, intermediates, server_name, now)
     }
+
+    only_tls13!();
+}
+
+/// Believes the root with the right key among those the server sends, and nothing else.
+#[derive(Debug)]
+struct Pinned {
+    pin: [u8; 32],
 }
 
 impl ServerCertVerifier for Pinned {
@@ -246,40 +328,69 @@ impl ServerCertVerifier for Pinned {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
+        _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
         let root = intermediates.iter().find(|sent| pin_of(sent) == Some(self.pin));
-        let root = root.ok_or(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))?;
-        let roots = Arc::new(store([root.clone().into_owned()])?);
-        let verifier = WebPkiServerVerifier::builder_with_provider(roots, provider())
-            .build()
-            .map_err(|error| rustls::Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, &[], server_name, ocsp_response, now)
+        let root = root.ok_or(rustls::Error::InvalidCertificate(CertificateError::UnknownIssuer))?;
+        verify(&*web_pki([root.clone().into_owned()])?, end_entity, &[], server_name, now)
     }
 
-    fn verify_tls12_signature(
-        &self,
-        _message: &[u8],
-        _cert: &CertificateDer<'_>,
-        _dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        Err(rustls::Error::General("only TLS 1.3 is spoken".to_owned()))
-    }
+    only_tls13!();
+}
 
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        let algorithms = &provider().signature_verification_algorithms;
-        rustls::crypto::verify_tls13_signature(message, cert, dss, algorithms)
-    }
+/// Why a peer and a client do not come together over TLS, when that is known.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Trouble {
+    /// The server is not of the farm whose roots or whose pin the client has.
+    OtherFarm,
+    /// The server's certificate does not hold the name or address it was called by.
+    OtherName,
+    /// The server's certificate is not valid at this machine's time: one of the clocks is wrong by more than a day.
+    Clock,
+    /// The server does not take the client's certificate any more: it has ended, or its root is not believed.
+    Certificate,
+}
 
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+/// What TLS said, in whatever an error of a call was caused by.
+#[must_use]
+pub fn trouble(error: &(dyn StdError + 'static)) -> Option<Trouble> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // An I/O error tells of the causes of what it holds, not of that itself.
+        let held = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        let found = held.and_then(|held| held.downcast_ref::<rustls::Error>());
+        if let Some(found) = found.or_else(|| error.downcast_ref::<rustls::Error>()) {
+            return trouble_of(found);
+        }
+        next = match held {
+            Some(held) => Some(held),
+            None => error.source(),
+        };
     }
+    None
+}
+
+fn trouble_of(error: &rustls::Error) -> Option<Trouble> {
+    use CertificateError as Bad;
+    Some(match error {
+        rustls::Error::InvalidCertificate(bad) => match bad {
+            Bad::Expired | Bad::ExpiredContext { .. } | Bad::NotValidYet | Bad::NotValidYetContext { .. } => {
+                Trouble::Clock
+            }
+            Bad::NotValidForName | Bad::NotValidForNameContext { .. } => Trouble::OtherName,
+            _ => Trouble::OtherFarm,
+        },
+        rustls::Error::AlertReceived(
+            AlertDescription::CertificateExpired
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied,
+        ) => Trouble::Certificate,
+        _ => return None,
+    })
 }
 
 #[cfg(test)]

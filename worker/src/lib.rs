@@ -9,7 +9,9 @@
 //! [`local_state`]'s files alone.
 
 pub mod agent;
+pub mod clock;
 pub mod config;
+pub mod join;
 pub mod local_state;
 pub mod room;
 pub mod shim;
@@ -26,13 +28,17 @@ use std::{
     time::{Duration, Instant},
 };
 
+use muster_proto::ids::WorkerId;
 use muster_runtime::{grpc, shutdown::Shutdown, task, task::Task};
 
-pub use crate::config::{ClaudeConfig, Config, ConfigError, ProjectConfig, Timing};
+pub use crate::config::{
+    ClaudeConfig, Config, ConfigError, Controller, DeclaredConfig, Needs, ProjectConfig, Timing,
+};
 use crate::{
     agent::claude::version::{self, FindError},
+    join::Member,
     supervisor::{Supervisor, orphans, reaper},
-    uplink::Uplink,
+    uplink::{Uplink, Way},
 };
 
 /// How long to wait for the state folder of a worker that is just leaving.
@@ -53,6 +59,24 @@ pub enum StartError {
     /// The controller's address.
     #[error(transparent)]
     Controller(#[from] grpc::ConnectError),
+    /// What it keeps of having joined.
+    #[error(transparent)]
+    Member(#[from] join::LoadError),
+    /// It is to dial as a machine that joined, and has not.
+    #[error(
+        "this machine has not joined a farm with the state folder {0:?}; run `muster worker join TOKEN` first"
+    )]
+    NotJoined(PathBuf),
+    /// It joined under another name.
+    #[error(
+        "this machine joined as worker {joined}, and is started as {named}; leave the name out, or join again"
+    )]
+    OtherName {
+        /// In its certificate.
+        joined: WorkerId,
+        /// In the configuration.
+        named: WorkerId,
+    },
     /// The state folder.
     #[error("state folder {0:?}: {1}")]
     State(PathBuf, io::Error),
@@ -94,12 +118,13 @@ impl Worker {
         if let Err(error) = local_state::empty_temporary(&config.state_dir) {
             tracing::warn!(error = %error, "temporary files of an earlier worker stay");
         }
+        let way = way(&config)?;
         let state_dir = config.state_dir.clone();
         let supervisor =
             Supervisor::restore(config, claude).map_err(|error| StartError::State(state_dir, error))?;
         let supervisor = Arc::new(supervisor);
         let reaper = reaper::spawn(&supervisor);
-        let uplink = Uplink::new(Arc::clone(&supervisor))?;
+        let uplink = Uplink::new(Arc::clone(&supervisor), way);
         let task = task::spawn("uplink", async move {
             if let Err(error) = uplink.run(shutdown.clone()).await {
                 tracing::error!(error = %error, "worker leaves");
@@ -117,6 +142,22 @@ impl Worker {
     /// Returns once the worker has left: after the shutdown, or because another of its name took over. Sessions go on.
     pub async fn finished(self) {
         let _ = self.uplink.await; // a panic was logged by the task itself
+    }
+}
+
+/// How the controller is reached.
+fn way(config: &Config) -> Result<Way, StartError> {
+    let state_dir = &config.state_dir;
+    match &config.controller {
+        Controller::Local(url) => Ok(Way::Local(grpc::connect(url)?)),
+        Controller::Joined => {
+            let member = Member::load(state_dir)?.ok_or_else(|| StartError::NotJoined(state_dir.clone()))?;
+            let (joined, named) = (member.worker(), config.name.clone());
+            if joined != named {
+                return Err(StartError::OtherName { joined, named });
+            }
+            Ok(Way::Joined(Arc::new(member)))
+        }
     }
 }
 

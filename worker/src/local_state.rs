@@ -3,6 +3,8 @@
 //! ```text
 //! <state_dir>/                       0700
 //!   worker.lock                      held while a worker runs on this folder
+//!   identity/                        what this machine keeps of having joined a farm; see crate::join
+//!   fenced/<session id>-<attempt>/   what attempts left that were placed elsewhere meanwhile; for people, for a while
 //!   temporary/                       indexes and bundles on their way; emptied at start
 //!   tmp/<end of session id>-<n>/     what claude itself would leave in /tmp; gone with the attempt
 //!   worktrees/<handle>/              a session's workspace; nothing outside is ever removed
@@ -315,6 +317,32 @@ pub(crate) fn empty_temporary(state_dir: &Path) -> io::Result<()> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         _ => Ok(()),
     }
+}
+
+/// Folder of what fenced attempts left.
+pub(crate) fn fenced(state_dir: &Path) -> PathBuf {
+    state_dir.join("fenced")
+}
+
+/// Moves spool, journal and all else of an attempt to where nobody takes it for the session's. Safe to repeat.
+pub(crate) fn set_aside(
+    state_dir: &Path,
+    session: SessionId,
+    dir: &SessionDir,
+    attempt: u32,
+) -> io::Result<()> {
+    let aside = fenced(state_dir).join(format!("{session}-{attempt}"));
+    fs::create_dir_all(&aside)?;
+    let attempts = dir.attempts().unwrap_or_default();
+    let attempts = attempts.into_iter().map(|number| format!("attempt-{number}"));
+    // The orders last: as long as they are there, this is done again.
+    for name in ["spool", "session.json", "workspace.json"].into_iter().map(str::to_owned).chain(attempts) {
+        match fs::rename(dir.path().join(&name), aside.join(&name)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 fn sessions(state_dir: &Path) -> PathBuf {

@@ -66,6 +66,7 @@ fn launch_order(place: &Place, program: &str, args: &[&str]) -> Launch {
         spool_base: 1000,
         output_start: 1000,
         spool_limit: 0,
+        lease_until: None,
     }
 }
 
@@ -292,4 +293,51 @@ async fn a_spool_at_its_limit_ends_the_whole_tree_and_keeps_what_came() {
     assert_eq!(exit.spool_end, 1000 + spool.len() as u64);
     assert!(spool.chunks(11).rev().skip(1).all(|line| line == b"0123456789\n"), "no byte is missing");
     assert!(!alive(&fs::read_to_string(place.cwd.join("child")).expect("there")));
+}
+
+fn in_millis(millis: u64) -> Option<u64> {
+    let now = muster_worker::clock::boot_time().as_millis();
+    Some(u64::try_from(now).expect("small") + millis)
+}
+
+#[tokio::test]
+async fn a_lease_that_nobody_moves_on_ends_the_whole_tree_without_a_worker() {
+    let place = place();
+    let script = "(trap '' TERM HUP; setsid sleep 600 & echo $! > pid; mv pid child; sleep 600) & \
+                  trap '' TERM; while :; do sleep 600; done";
+    let launch = Launch { lease_until: in_millis(300), ..launch_order(&place, "/bin/sh", &["-c", script]) };
+    place.attempt.write_launch(&launch).expect("written");
+    drop(client::launch(Path::new(SHIM), &place.attempt).await.expect("it starts"));
+    wait_for("the end", || place.attempt.read_exit().expect("readable").is_some());
+    let exit = place.attempt.read_exit().expect("readable").expect("there");
+    assert!(exit.lease_lapsed && exit.signal == Some(9) && exit.survivors == 0, "{exit:?}");
+    if let Ok(pid) = fs::read_to_string(place.cwd.join("child")) {
+        assert!(!alive(&pid), "a tool in a session of its own");
+    }
+}
+
+#[tokio::test]
+async fn a_lease_moved_on_binds_on_and_one_that_is_over_begins_nothing() {
+    let place = place();
+    let soon = in_millis(5_000);
+    let launch = Launch { lease_until: soon, ..launch_order(&place, "/bin/cat", &[]) };
+    place.attempt.write_launch(&launch).expect("written");
+    let mut link = client::launch(Path::new(SHIM), &place.attempt).await.expect("it starts");
+    link.order(ToShim::Lease { until: in_millis(60_000).expect("some") }).await;
+    link.order(ToShim::Lease { until: 1 }).await;
+    link.order(ToShim::Input { seq: 1, bytes: b"told\n".to_vec() }).await;
+    written(&mut link, 1).await;
+    let past = || muster_worker::clock::boot_time().as_millis() > u128::from(soon.expect("some")) + 200;
+    wait_for("the first end to pass", past);
+    link.order(ToShim::Input { seq: 2, bytes: b"still here\n".to_vec() }).await;
+    written(&mut link, 2).await;
+    link.order(ToShim::CloseStdin).await;
+    let exit = exit(&mut link).await;
+    assert!(!exit.lease_lapsed && exit.code == Some(0), "{exit:?}");
+    let late = self::place();
+    let launch = Launch { lease_until: Some(1), ..launch_order(&late, "/bin/cat", &[]) };
+    late.attempt.write_launch(&launch).expect("written");
+    let error = client::launch(Path::new(SHIM), &late.attempt).await.expect_err("over");
+    assert!(matches!(error, LinkError::Lapsed), "{error}");
+    assert!(!late.attempt.was_started());
 }

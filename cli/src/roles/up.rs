@@ -263,7 +263,9 @@ impl Farm {
                 .await
                 .map_err(|error| mcp::start_failed(&error))?;
         let config = muster_worker::Config {
-            controller: uri.clone(),
+            controller: uri.clone().into(),
+            declared: muster_worker::DeclaredConfig::default(),
+            needs: muster_worker::Needs::default(),
             name: plan.worker.clone(),
             state_dir: plan.root.join("worker"),
             slots: plan.slots,

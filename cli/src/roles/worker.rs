@@ -132,7 +132,9 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
         None => address::state_root()?.join(format!("worker-{name}")),
     };
     let config = muster_worker::Config {
-        controller,
+        controller: controller.into(),
+        declared: muster_worker::DeclaredConfig::default(),
+        needs: muster_worker::Needs::default(),
         name,
         state_dir: make_state_dir(&state_dir)?,
         slots,

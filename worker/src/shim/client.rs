@@ -14,8 +14,9 @@ use tokio::{
 };
 
 use super::{
+    LEASE_IS_OVER,
     files::{AttemptDir, Exit},
-    protocol::{FrameError, Frames, FromShim, ToShim, VERSION},
+    protocol::{FrameError, Frames, FromShim, OLDEST, ToShim, VERSION},
     socket_path,
 };
 
@@ -37,6 +38,9 @@ pub enum LinkError {
     /// The shim ran, and says why claude does not.
     #[error("{0}")]
     Start(String),
+    /// The lease was over before claude began.
+    #[error("{LEASE_IS_OVER}")]
+    Lapsed,
     /// Its socket could not be reached.
     #[error("shim does not answer: {0}")]
     Connect(#[from] io::Error),
@@ -99,6 +103,9 @@ pub async fn launch(shim_program: &Path, dir: &AttemptDir) -> Result<ShimLink, L
     };
     if !output.status.success() && !dir.shim_lives()? {
         let said = String::from_utf8_lossy(&output.stderr).trim().to_owned();
+        if said == LEASE_IS_OVER {
+            return Err(LinkError::Lapsed);
+        }
         return Err(LinkError::Start(if said.is_empty() {
             format!("shim ended with {}", output.status)
         } else {
@@ -116,7 +123,7 @@ pub async fn connect(dir: &AttemptDir) -> Result<ShimLink, LinkError> {
     let (_handle, path) = socket_path(dir.path())?;
     let mut stream = UnixStream::connect(path).await?;
     let mut hello = Vec::new();
-    ToShim::Hello { min: VERSION, max: VERSION }.encode(&mut hello);
+    ToShim::Hello { min: OLDEST, max: VERSION }.encode(&mut hello);
     stream.write_all(&hello).await?;
     let mut frames = Frames::default();
     let first = tokio::time::timeout(HELLO_TIMEOUT, first_frame(&mut stream, &mut frames))

@@ -47,6 +47,9 @@ pub struct Launch {
     /// Bytes the spool file may hold; the tree is killed when they are reached. 0: any number.
     #[serde(default)]
     pub spool_limit: u64,
+    /// Until when it may run unless that is moved on, in milliseconds since boot. `None`: no lease binds it.
+    #[serde(default)]
+    pub lease_until: Option<u64>,
 }
 
 /// `exit.json`: how it ended. Nothing of the attempt ran any more when this was written, unless `survivors`.
@@ -67,6 +70,14 @@ pub struct Exit {
     /// Whether it was killed because its spool reached the limit.
     #[serde(default)]
     pub output_limit: bool,
+    /// Whether it was killed because its lease was over.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lease_lapsed: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)] // what serde wants
+const fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 /// The directory of one attempt.

@@ -10,6 +10,7 @@ mod clients;
 mod exec;
 pub mod files;
 pub mod journal;
+mod lease;
 pub mod protocol;
 mod serve;
 mod spool;
@@ -37,6 +38,8 @@ use nix::{
 
 use self::files::{AttemptDir, Exit};
 
+/// Why an attempt is not begun any more.
+pub(crate) const LEASE_IS_OVER: &str = "the lease of this attempt was over before it began";
 /// How long to wait for the lock: a worker that looks whether a shim lives holds it for a moment.
 const LOCK_FOR: Duration = Duration::from_secs(2);
 
@@ -124,6 +127,10 @@ fn prepare(dir: &AttemptDir) -> io::Result<(serve::Shim, File)> {
     let spool = spool::Spool::open(&launch)?;
     let journal = journal::Journal::open(&dir.journal())?;
     let log = stderr::StderrLog::open(&dir.stderr_log())?;
+    let lease = lease::Lease::new(launch.lease_until)?;
+    if lease.is_over() {
+        return Err(io::Error::other(LEASE_IS_OVER));
+    }
     dir.reserve_exit()?;
     // From here on a vanished shim means a lost claude, not one that never began.
     files::write_durably(&dir.pid_file(), std::process::id().to_string().as_bytes())?;
@@ -135,7 +142,7 @@ fn prepare(dir: &AttemptDir) -> io::Result<(serve::Shim, File)> {
             let shim = serve::Shim::new(
                 dir.clone(),
                 started,
-                serve::Parts { spool, journal, log, listener, signals, group },
+                serve::Parts { spool, journal, log, listener, signals, group, lease },
             )?;
             Ok((shim, lock))
         }

@@ -11,6 +11,7 @@
 //!           3 CloseStdin                        after all input before it
 //!           4 Signal     number:u32             to claude and every descendant
 //!           5 KillTree
+//!           6 Lease      until:u64               since 2; milliseconds since boot (CLOCK_BOOTTIME)
 //! shim:   129 Welcome    version:u16 child:u32 spool_end:u64 count:u32 seq:u64*   inputs written so far
 //!         130 Grown      spool_end:u64          coalesced; offsets are the session's, not the file's
 //!         131 InputWritten seq:u64              wholly in claude's stdin, or was before
@@ -19,8 +20,10 @@
 //!         134 SpoolState errno:u32              0: writing again; else claude is held until the disk takes bytes
 //! ```
 
-/// Version of this protocol.
-pub const VERSION: u16 = 1;
+/// Newest version of this protocol. 1: the first. 2: leases.
+pub const VERSION: u16 = 2;
+/// Oldest version this build speaks.
+pub const OLDEST: u16 = 1;
 /// Longest frame either side accepts, in bytes: a prompt at its limit, JSON-escaped, with room.
 pub const MAX_FRAME: usize = 16 << 20;
 
@@ -47,6 +50,11 @@ pub enum ToShim {
     Signal(u32),
     /// SIGKILL to claude and its descendants.
     KillTree,
+    /// Until when claude may run. Only ever moved on; the tree is killed when it passes, whatever becomes of the worker.
+    Lease {
+        /// Milliseconds since boot.
+        until: u64,
+    },
 }
 
 /// From a shim.
@@ -194,6 +202,7 @@ impl ToShim {
             Self::CloseStdin => frame(out, 3, |_| {}),
             Self::Signal(number) => frame(out, 4, |out| out.extend_from_slice(&number.to_le_bytes())),
             Self::KillTree => frame(out, 5, |_| {}),
+            Self::Lease { until } => frame(out, 6, |out| out.extend_from_slice(&until.to_le_bytes())),
         }
     }
 
@@ -209,6 +218,7 @@ impl ToShim {
             3 => Self::CloseStdin,
             4 => Self::Signal(body.u32()?),
             5 => Self::KillTree,
+            6 => Self::Lease { until: body.u64()? },
             _ => return Ok(None),
         }))
     }
@@ -277,6 +287,7 @@ mod tests {
             ToShim::CloseStdin,
             ToShim::Signal(15),
             ToShim::KillTree,
+            ToShim::Lease { until: 7 },
         ];
         let from = [
             FromShim::Welcome { version: 1, child: 77, spool_end: 5, written: vec![1, 2, 9] },

@@ -32,7 +32,8 @@ use super::{
     exec::Started,
     files::{AttemptDir, Exit},
     journal::Journal,
-    protocol::{FromShim, ToShim, VERSION},
+    lease::Lease,
+    protocol::{FromShim, OLDEST, ToShim, VERSION},
     spool::Spool,
     stderr::StderrLog,
     stdin::{Accepted, Stdin, set_nonblocking},
@@ -60,6 +61,7 @@ pub(super) struct Parts {
     pub(super) listener: UnixListener,
     pub(super) signals: SignalFd,
     pub(super) group: Option<Cgroup>,
+    pub(super) lease: Lease,
 }
 
 pub(super) struct Shim {
@@ -76,16 +78,19 @@ pub(super) struct Shim {
     listener: UnixListener,
     signals: SignalFd,
     group: Option<Cgroup>,
+    lease: Lease,
     clients: Vec<Client>,
     drain_until: Option<Instant>,
     abandon_at: Option<Instant>,
     over_limit: bool,
+    lease_lapsed: bool,
     buffer: Vec<u8>,
 }
 
 /// What poll found.
 #[derive(Default)]
 struct Ready {
+    lease: bool,
     signals: bool,
     listener: bool,
     master: bool,
@@ -128,10 +133,12 @@ impl Shim {
             listener: parts.listener,
             signals: parts.signals,
             group: parts.group,
+            lease: parts.lease,
             clients: Vec::new(),
             drain_until: None,
             abandon_at: None,
             over_limit: false,
+            lease_lapsed: false,
             buffer: vec![0; READ_BYTES],
         })
     }
@@ -168,6 +175,7 @@ impl Shim {
         };
         let stderr = self.stderr.as_ref().map(|stderr| place(PollFd::new(stderr.as_fd(), read)));
         let stdin = self.stdin.poll_fd().map(|stdin| place(PollFd::new(stdin, PollFlags::POLLOUT)));
+        let lease = self.lease.timer().map(|timer| place(PollFd::new(timer, read)));
         let first_client = fds.len();
         for client in &self.clients {
             let flags = if client.wants_write() { read | PollFlags::POLLOUT } else { read };
@@ -179,6 +187,7 @@ impl Shim {
         }
         let hit = |index: usize| fds[index].revents().is_some_and(|flags| !flags.is_empty());
         Ok(Ready {
+            lease: lease.is_some_and(hit),
             signals: hit(0),
             listener: hit(1),
             master: master.is_some_and(hit),
@@ -200,6 +209,11 @@ impl Shim {
     }
 
     fn step(&mut self, ready: &Ready) {
+        // Before anything else: after a sleep of the machine nothing more may be written to claude.
+        if (ready.lease || self.lease.is_over()) && self.ended.is_none() && !self.lease_lapsed {
+            self.lease_lapsed = true;
+            self.kill_tree();
+        }
         if self.spool.is_blocked() {
             self.spool.retry();
             self.after_append();
@@ -344,19 +358,21 @@ impl Shim {
                 }
             }
             ToShim::KillTree => self.kill_tree(),
+            ToShim::Lease { until } => self.lease.extend(until),
         }
     }
 
     fn greet(&mut self, index: usize, min: u16, max: u16) {
         let client = &mut self.clients[index];
         client.greeted = true;
-        if !(min..=max).contains(&VERSION) {
-            let text = format!("this shim speaks version {VERSION}, the worker {min} to {max}");
+        let version = VERSION.min(max);
+        if version < OLDEST.max(min) {
+            let text = format!("this shim speaks versions {OLDEST} to {VERSION}, the worker {min} to {max}");
             client.send(&FromShim::Refused { seq: 0, text });
             return;
         }
         client.send(&FromShim::Welcome {
-            version: VERSION,
+            version,
             child: self.child.as_raw().unsigned_abs(),
             spool_end: self.spool.end(),
             written: self.stdin.written(),
@@ -377,6 +393,7 @@ impl Shim {
             survivors: self.survivors,
             output_lost: self.spool.is_blocked(),
             output_limit: self.over_limit,
+            lease_lapsed: self.lease_lapsed,
         };
         let mut result = self.spool.sync().and_then(|()| self.dir.write_exit(&exit));
         for _ in 0..60 {

@@ -226,6 +226,15 @@ impl Attempt {
         }
     }
 
+    /// Its lease was over before claude began.
+    pub(super) fn on_lapsed(&mut self, now: Instant) -> Vec<Effect> {
+        let end = match self.end_early {
+            Some(why) => self.early_end(why),
+            None => ending::without_process(EndReason::LeaseLapsed, ending::LEASE_LAPSED),
+        };
+        self.over(end, now)
+    }
+
     /// The shim answers, for the first time or again. `journal` is what claude was given before.
     pub(super) fn on_shim_up(&mut self, journal: &[u64], now: Instant) -> Vec<Effect> {
         let mut effects = self.on_journal(journal);

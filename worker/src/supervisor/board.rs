@@ -43,6 +43,8 @@ pub(crate) struct View {
     pub(crate) running: bool,
     /// Not reported in Hello any more.
     pub(crate) released: bool,
+    /// Its output is for nobody: a later attempt was placed elsewhere.
+    pub(crate) fenced: bool,
     pub(crate) spool: PathBuf,
     pub(crate) base_offset: u64,
     pub(crate) end_offset: u64,
@@ -156,6 +158,12 @@ impl Entry {
         let mut events: Vec<SessionEvent> = lock(&self.outbox).after(seq).cloned().collect();
         events.extend(lock(&self.view).activity.take());
         events
+    }
+
+    /// Forgets every event that was not told: nobody is to hear of them any more.
+    pub(crate) fn void(&self) {
+        lock(&self.outbox).void();
+        lock(&self.view).activity = None;
     }
 
     pub(crate) fn acked(&self, seq: u64) {

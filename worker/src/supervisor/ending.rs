@@ -8,6 +8,9 @@ use crate::{agent::TurnResult, shim::files::Exit};
 /// Longest message of an end, in characters.
 const MESSAGE_CHARS: usize = 2000;
 
+/// Told of an attempt that outlasted its lease.
+pub(super) const LEASE_LAPSED: &str = "its worker heard nothing of the controller for as long as its lease, so it was ended there and may start elsewhere";
+
 /// What is known when nothing runs any more.
 #[derive(Debug)]
 pub(super) struct Known<'a> {
@@ -49,6 +52,9 @@ fn judge(known: &Known<'_>) -> (EndReason, String) {
         Some(Why::TimedOut) => return (EndReason::TimedOut, known.detail.to_owned()),
         Some(Why::Hung) => return (EndReason::Hung, known.detail.to_owned()),
         Some(Why::Finish) | None => {}
+    }
+    if known.exit.is_some_and(|exit| exit.lease_lapsed) {
+        return (EndReason::LeaseLapsed, LEASE_LAPSED.to_owned());
     }
     if known.exit.is_some_and(|exit| exit.output_limit) {
         let text = "its output reached the worker's limit for one session; what had come by then is kept";
@@ -109,6 +115,7 @@ mod tests {
         let killed = Exit { signal: Some(9), ..Exit::default() };
         let fails = Exit { start_error: Some("no such file".into()), ..Exit::default() };
         let much = Exit { output_limit: true, ..killed.clone() };
+        let lapsed = Exit { lease_lapsed: true, ..killed.clone() };
         let good = TurnResult::default();
         let bad = TurnResult { is_error: true, text: "API Error: 529".into(), ..TurnResult::default() };
         let cut = TurnResult { is_error: true, interrupted: true, ..TurnResult::default() };
@@ -121,6 +128,8 @@ mod tests {
             (known(Some(&killed), None), EndReason::Killed),
             (known(Some(&fails), None), EndReason::StartFailed),
             (known(Some(&much), Some(&good)), EndReason::OutputLimit),
+            (known(Some(&lapsed), Some(&good)), EndReason::LeaseLapsed),
+            (Known { why: Some(Why::Stop), ..known(Some(&lapsed), None) }, EndReason::Stopped),
             (known(None, None), EndReason::ShimLost),
             (Known { why: Some(Why::Stop), ..known(None, None) }, EndReason::Stopped),
             (Known { why: Some(Why::Hung), ..known(Some(&killed), None) }, EndReason::Hung),

@@ -1,6 +1,9 @@
 //! The slow steps before claude runs, as the session actor's tasks run them.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use muster_proto::{
     ids::SessionId,
@@ -83,7 +86,9 @@ async fn workspace(
     place: Option<&Place>,
 ) -> Result<Workspace, String> {
     let spec = start.spec.clone().unwrap_or_default();
-    let known = place.map(Workspace::from).or_else(|| start.workspace.clone());
+    // A workspace of another worker is none here; a first start makes its own then.
+    let told = start.workspace.clone().filter(|told| start.resume || Path::new(&told.path).is_dir());
+    let known = place.map(Workspace::from).or(told);
     if let Some(known) = known.filter(|known| !known.path.is_empty()) {
         return reopen(&known).map_err(|error| error.to_string());
     }
@@ -139,6 +144,7 @@ pub(super) fn order(context: &Context, start: &StartSession, facts: &Facts<'_>) 
         spool_base: facts.base_offset,
         output_start: facts.output_start,
         spool_limit: context.config.claude.output_limit_bytes,
+        lease_until: None,
     })
 }
 
@@ -148,8 +154,12 @@ pub(super) async fn launch(
     dir: &AttemptDir,
     launch: Result<Launch, String>,
     temporary: Option<PathBuf>,
+    lease_bound: bool,
 ) -> Result<ShimLink, LinkError> {
-    let launch = launch.map_err(LinkError::Start)?;
+    let mut launch = launch.map_err(LinkError::Start)?;
+    if lease_bound {
+        launch.lease_until = Some(context.lease.for_start().await.ok_or(LinkError::Lapsed)?);
+    }
     let place = dir.clone();
     let written = task::spawn_blocking("write launch", move || {
         temporary.as_deref().map_or(Ok(()), local_state::make_attempt_temporary)?;

@@ -7,6 +7,7 @@ mod attempt;
 pub(crate) mod board;
 mod ending;
 mod launching;
+pub(crate) mod lease;
 mod leftovers;
 mod locate;
 pub(crate) mod orphans;
@@ -34,6 +35,7 @@ use tokio::sync::{Semaphore, mpsc};
 
 use self::{
     board::{Board, View},
+    lease::Lease,
     outbox::Outbox,
     session::{Command, Session},
 };
@@ -55,6 +57,7 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) claude: Installed,
     pub(crate) worktrees: Worktrees,
+    pub(crate) lease: Lease,
     /// Starts side by side: claude takes about a second of one core until it speaks.
     starts: Arc<Semaphore>,
     running: Arc<AtomicU32>,
@@ -110,7 +113,8 @@ impl Supervisor {
         let worktrees = Worktrees::new(&config.state_dir);
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let starts = Arc::new(Semaphore::new(cores));
-        let context = Arc::new(Context { config, claude, worktrees, starts, running: Arc::default() });
+        let (lease, running) = (Lease::new(), Arc::default());
+        let context = Arc::new(Context { config, claude, worktrees, lease, starts, running });
         let supervisor =
             Self { context, board: Board::new(), actors: Mutex::default(), taking_on: Mutex::default() };
         for id in local_state::list(&supervisor.context.config.state_dir)? {
@@ -147,6 +151,7 @@ impl Supervisor {
             attempt: newest,
             running: false,
             released: record.released,
+            fenced: false,
             spool: dir.spool(),
             base_offset: record.base_offset,
             end_offset: record.base_offset + dir.spool_bytes(),
@@ -207,7 +212,11 @@ impl Supervisor {
     /// Ends an attempt. Idempotent.
     pub(crate) fn stop(&self, order: &StopAttempt) {
         let record = Record::new("", 0);
-        self.command(&order.session_id, Some(record), Command::Stop { attempt: order.attempt });
+        self.command(
+            &order.session_id,
+            Some(record),
+            Command::Stop { attempt: order.attempt, fenced: order.fenced },
+        );
     }
 
     /// Keeps a workspace's state and removes it. Idempotent.

@@ -21,6 +21,8 @@ use crate::{
     workspace::{strays, worktree::root_of},
 };
 
+/// Fenced attempts whose leavings are kept.
+const FENCED: usize = 32;
 /// What was written for a moment is a leftover after this.
 const MOMENT: Duration = Duration::from_secs(600);
 
@@ -45,7 +47,7 @@ pub(crate) fn spawn(supervisor: &Arc<Supervisor>) -> Task<()> {
 async fn pass(supervisor: &Weak<Supervisor>) -> Option<usize> {
     let strong = supervisor.upgrade()?;
     let files = task::spawn_blocking("reap files", move || {
-        strong.reap_temporary() + strong.reap_sessions().unwrap_or_default()
+        strong.reap_temporary() + strong.reap_fenced() + strong.reap_sessions().unwrap_or_default()
     });
     let files = files.await.unwrap_or_default(); // a panic was logged by the task itself
     let strong = supervisor.upgrade()?;
@@ -79,6 +81,19 @@ impl Supervisor {
             }
         }
         reaped
+    }
+
+    /// Removes what fenced attempts left long ago, and the oldest of what is too many.
+    fn reap_fenced(&self) -> usize {
+        let folder = local_state::fenced(&self.context.config.state_dir);
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        let age = |path: &Path| path.metadata().and_then(|metadata| metadata.modified()).ok();
+        let mut found: Vec<PathBuf> = entries.map(|entry| entry.path()).collect();
+        found.sort_by_key(|path| std::cmp::Reverse(age(path)));
+        let keep = self.context.config.timing.keep_fenced;
+        let surplus =
+            found.iter().enumerate().filter(|(index, path)| *index >= FENCED || is_older(path, keep));
+        surplus.filter(|(_, path)| fs::remove_dir_all(path).is_ok()).count()
     }
 
     /// Roots of the worktrees that sessions on disk say are theirs.

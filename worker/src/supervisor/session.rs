@@ -5,6 +5,7 @@
 
 mod acting;
 mod beginning;
+mod fencing;
 mod waiting;
 
 use std::{
@@ -17,7 +18,7 @@ use muster_proto::{
     v1::{Input, StartSession, Workspace, WorkspaceReleased, session_event::Body},
 };
 use muster_runtime::task::{self, Task};
-use tokio::sync::{OwnedSemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tracing::{Instrument as _, Span, info_span};
 
 use super::{
@@ -35,7 +36,9 @@ use crate::{
     shim::{
         client::{LinkError, ShimLink, Word},
         files::{AttemptDir, Exit},
-        journal, stderr,
+        journal,
+        protocol::ToShim,
+        stderr,
     },
     spool::Reader,
 };
@@ -53,8 +56,15 @@ const OPS: usize = 8;
 #[derive(Debug)]
 pub(super) enum Command {
     Start(Box<StartSession>),
-    Input { attempt: u32, input: Input },
-    Stop { attempt: u32 },
+    Input {
+        attempt: u32,
+        input: Input,
+    },
+    /// `fenced`: another worker has a later attempt; what this one left is kept aside.
+    Stop {
+        attempt: u32,
+        fenced: bool,
+    },
     Release(Workspace),
 }
 
@@ -80,6 +90,7 @@ enum Event {
     Op(u32, Op),
     Word(Word),
     Grown(u64),
+    Lease(u64),
     Tick,
 }
 
@@ -108,8 +119,11 @@ pub(super) struct Session {
     ops: mpsc::Receiver<(u32, Op)>,
     working: Vec<Task<()>>,
     run: Option<Run>,
+    lease: watch::Receiver<Option<u64>>,
     /// Why no shim answered after a launch.
     launch_error: Option<String>,
+    /// The attempt that is ended because a later one was placed elsewhere.
+    fencing: Option<u32>,
     /// A newer attempt, held until the older one has ended.
     next: Option<Box<StartSession>>,
     last_activity: Instant,
@@ -144,6 +158,7 @@ impl Session {
         let (ops_tx, ops) = mpsc::channel(OPS);
         let last_activity = Instant::now();
         let (working, buffer) = (Vec::new(), vec![0; READ_BYTES]);
+        let lease = context.lease.subscribe();
         Self {
             context,
             id,
@@ -155,7 +170,9 @@ impl Session {
             ops,
             working,
             run: None,
+            lease,
             launch_error: None,
+            fencing: None,
             next: None,
             last_activity,
             held: Held::default(),
@@ -190,6 +207,7 @@ impl Session {
                 None => std::future::pending().await,
             }
         };
+        let bound = self.run.as_ref().is_some_and(|run| run.link.is_some() && run.attempt.start.lease_bound);
         let link = self.run.as_mut().and_then(|run| run.link.as_mut());
         let heard = async {
             let Some(link) = link else { return std::future::pending().await };
@@ -199,10 +217,25 @@ impl Session {
                 word = link.words.recv() => Event::Word(word.unwrap_or(Word::Closed)),
             }
         };
+        let lease = &mut self.lease;
+        let granted = async {
+            if !bound {
+                return std::future::pending().await;
+            }
+            loop {
+                if lease.changed().await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+                if let Some(until) = *lease.borrow_and_update() {
+                    return Event::Lease(until);
+                }
+            }
+        };
         tokio::select! {
             command = self.commands.recv() => command.map(Event::Command),
             Some((attempt, op)) = self.ops.recv() => Some(Event::Op(attempt, op)),
             event = heard => Some(event),
+            event = granted => Some(event),
             () = tick => Some(Event::Tick),
         }
     }
@@ -222,6 +255,7 @@ impl Session {
                 }
             }
             Event::Grown(end) => self.read_output(end).await,
+            Event::Lease(until) => self.order(ToShim::Lease { until }).await,
             Event::Word(word) => self.on_word(word, now).await,
             Event::Tick => {
                 if self.record_again.is_some_and(|at| now >= at) {
@@ -235,16 +269,20 @@ impl Session {
     async fn on_command(&mut self, command: Command, now: Instant) {
         match command {
             Command::Start(start) => self.on_start(start, now).await,
+            Command::Input { attempt, .. } if self.fencing == Some(attempt) => {
+                tracing::debug!(session.id = %self.id, attempt, "input for a fenced attempt; void");
+            }
             Command::Input { attempt, input } if self.runs(attempt) => {
                 self.decide(|attempt| attempt.on_input(input, now)).await;
             }
             Command::Input { attempt, .. } => {
                 tracing::debug!(session.id = %self.id, attempt, "input for an attempt that does not run; void");
             }
-            Command::Stop { attempt } if self.runs(attempt) => {
+            Command::Stop { attempt, fenced: true } => self.fence(attempt, now).await,
+            Command::Stop { attempt, .. } if self.runs(attempt) => {
                 self.decide(|attempt| attempt.on_stop(now)).await;
             }
-            Command::Stop { attempt } => self.refuse_stop(attempt).await,
+            Command::Stop { attempt, .. } => self.refuse_stop(attempt).await,
             Command::Release(workspace) => self.release(workspace),
         }
     }
@@ -288,6 +326,7 @@ impl Session {
                 self.decide(|attempt| attempt.on_workspace(Ok(workspace), now)).await;
             }
             Op::Launched(Ok(link)) | Op::Located(Found::Link(link)) => self.on_link(link).await,
+            Op::Launched(Err(LinkError::Lapsed)) => self.decide(|attempt| attempt.on_lapsed(now)).await,
             Op::Launched(Err(LinkError::Start(reason))) => self.on_launch_failed(reason, now).await,
             Op::Launched(Err(error)) => {
                 // It may run all the same: only its directory knows.
@@ -313,6 +352,8 @@ impl Session {
         run.link = Some(link);
         run.attempt.skip_to_launch(Instant::now());
         self.set_held(|held| held.start = false);
+        // What was granted meanwhile is told as soon as there is a link.
+        self.lease.mark_changed();
         self.read_output(end).await;
         self.decide(|attempt| attempt.on_shim_up(&written, Instant::now())).await;
     }

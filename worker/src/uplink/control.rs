@@ -1,6 +1,9 @@
 //! The control stream: Hello, orders down, events and heartbeats up.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::{HashMap, VecDeque},
+    time::Duration,
+};
 
 use muster_proto::{
     PROTOCOL,
@@ -15,6 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::{Uplink, closed, host, queries::Queries, unexpected};
+use crate::{clock::boot_time, config::Config, supervisor::lease::Lease};
 
 /// Messages on their way up. When full, events wait on the board, which is where they are kept anyway.
 const UP: usize = 64;
@@ -30,15 +34,63 @@ pub(super) struct Opened {
     down: Streaming<ConnectResponse>,
     /// Subscribed before Hello was made, so that no change is missed.
     changed: watch::Receiver<u64>,
+    /// When Hello was sent, since boot.
+    began: Duration,
+}
+
+/// Acknowledgements of heartbeats that are waited for. Older ones are told by newer ones.
+const HEARTBEATS: usize = 64;
+
+/// What the heartbeats of one stream do for the lease.
+struct Leasing {
+    life: Duration,
+    /// Of the last heartbeat.
+    seq: u64,
+    /// When each was sent, since boot.
+    sent: VecDeque<(u64, Duration)>,
+}
+
+impl Leasing {
+    /// `None` when the controller knows no leases. An attempt that an earlier one bound to its lease ends with that then: only
+    /// a controller that counts may say how long it runs.
+    fn new(welcome: &Welcome, began: Duration, lease: &Lease) -> Option<Self> {
+        if welcome.protocol < 2 || welcome.lease_ms == 0 {
+            return None;
+        }
+        let life = Duration::from_millis(welcome.lease_ms.into());
+        // It was heard when it took the Hello.
+        lease.grant(began, life);
+        Some(Self { life, seq: 0, sent: VecDeque::new() })
+    }
+
+    /// Number of the next heartbeat, which is sent now.
+    fn next_seq(&mut self) -> u64 {
+        self.seq += 1;
+        if self.sent.len() == HEARTBEATS {
+            self.sent.pop_front();
+        }
+        self.sent.push_back((self.seq, boot_time()));
+        self.seq
+    }
+
+    fn acked(&mut self, seq: u64, lease: &Lease) {
+        while let Some((number, at)) = self.sent.front().copied().filter(|(number, _)| *number <= seq) {
+            self.sent.pop_front();
+            if number == seq {
+                lease.grant(at, self.life);
+            }
+        }
+    }
 }
 
 pub(super) async fn open(uplink: &Uplink) -> Result<Opened, Status> {
     let (up, up_rx) = mpsc::channel(UP);
     let changed = uplink.supervisor.board().subscribe();
+    let began = boot_time();
     let hello = connect_request::Body::Hello(hello(uplink));
     up.try_send(ConnectRequest { body: Some(hello) }).expect("a new channel has room");
     let stream = uplink.link.request(ReceiverStream::new(up_rx));
-    let mut client = uplink.link.client.clone();
+    let mut client = uplink.link.client();
     let welcomed = async {
         let mut down = client.connect(stream).await?.into_inner();
         let first = down.message().await?.ok_or_else(closed)?;
@@ -50,7 +102,7 @@ pub(super) async fn open(uplink: &Uplink) -> Result<Opened, Status> {
     let (welcome, down) = tokio::time::timeout(WELCOME_TIMEOUT, welcomed)
         .await
         .map_err(|_| Status::deadline_exceeded("the controller does not answer"))??;
-    Ok(Opened { welcome, up, down, changed })
+    Ok(Opened { welcome, up, down, changed, began })
 }
 
 fn hello(uplink: &Uplink) -> Hello {
@@ -69,18 +121,30 @@ fn hello(uplink: &Uplink) -> Hello {
         incarnation: uplink.incarnation.to_string(),
         protocol: Some(PROTOCOL),
         version: env!("CARGO_PKG_VERSION").to_owned(),
-        capacity: Some(Capacity { slots: config.slots, ..Capacity::default() }),
+        capacity: Some(capacity(config)),
         labels: config.labels.clone().into_iter().collect(),
         projects: config.projects.iter().map(project).collect(),
         held: uplink.supervisor.board().held(),
         claude_version: context.claude.version.clone(),
+        boot_id: host::boot_id(),
         ..Hello::default()
+    }
+}
+
+fn capacity(config: &Config) -> Capacity {
+    Capacity {
+        slots: config.slots,
+        memory_per_session_bytes: config.needs.memory_bytes,
+        disk_reserve_bytes: config.needs.disk_reserve_bytes,
+        starts_at_once: config.needs.starts_at_once,
     }
 }
 
 /// Serves the stream until it ends; returns why.
 pub(super) async fn serve(uplink: &Uplink, opened: Opened) -> Status {
-    let Opened { welcome, up, mut down, mut changed } = opened;
+    let Opened { welcome, up, mut down, mut changed, began } = opened;
+    let lease = &uplink.supervisor.context().lease;
+    let mut leasing = Leasing::new(&welcome, began, lease);
     let every = match welcome.heartbeat_interval_ms {
         0 => DEFAULT_HEARTBEAT,
         millis => Duration::from_millis(millis.into()),
@@ -93,6 +157,11 @@ pub(super) async fn serve(uplink: &Uplink, opened: Opened) -> Status {
     loop {
         tokio::select! {
             order = down.message() => match order {
+                Ok(Some(ConnectResponse { body: Some(connect_response::Body::HeartbeatAck(ack)) })) => {
+                    if let Some(leasing) = &mut leasing {
+                        leasing.acked(ack.seq, lease);
+                    }
+                }
                 Ok(Some(order)) => dispatch(uplink, &mut queries, order),
                 Ok(None) => return closed(),
                 Err(status) => return status,
@@ -105,7 +174,8 @@ pub(super) async fn serve(uplink: &Uplink, opened: Opened) -> Status {
             }
             _ = beat.tick() => {
                 let config = &uplink.supervisor.context().config;
-                let beat = host::heartbeat(uplink.supervisor.running(), &config.state_dir);
+                let seq = leasing.as_mut().map_or(0, Leasing::next_seq);
+                let beat = host::heartbeat(uplink.supervisor.running(), &config.state_dir, seq);
                 let body = Some(connect_request::Body::Heartbeat(beat));
                 if up.send(ConnectRequest { body }).await.is_err() {
                     return closed();

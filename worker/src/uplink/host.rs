@@ -7,14 +7,20 @@ use muster_proto::v1::Heartbeat;
 use crate::room;
 
 /// The state now; 0 where the machine does not tell.
-pub(super) fn heartbeat(running: u32, state_dir: &Path) -> Heartbeat {
+pub(super) fn heartbeat(running: u32, state_dir: &Path, seq: u64) -> Heartbeat {
     Heartbeat {
         running,
         memory_available_bytes: memory_available().unwrap_or_default(),
         disk_available_bytes: room::available(state_dir).unwrap_or_default(),
         load_percent: load_percent().unwrap_or_default(),
-        seq: 0,
+        seq,
     }
+}
+
+/// Which boot of the machine this is; empty: not known.
+pub(super) fn boot_id() -> String {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+    id.trim().to_owned()
 }
 
 fn memory_available() -> Option<u64> {
@@ -35,7 +41,7 @@ mod tests {
 
     #[test]
     fn a_linux_machine_tells_all_of_it() {
-        let beat = heartbeat(3, Path::new("/"));
+        let beat = heartbeat(3, Path::new("/"), 1);
         assert_eq!(beat.running, 3);
         assert!(beat.memory_available_bytes > 1 << 20 && beat.disk_available_bytes > 0);
     }

@@ -9,6 +9,7 @@ mod queries;
 use std::sync::Arc;
 
 use muster_proto::{
+    error::{Error, ErrorCode},
     ids::Incarnation,
     limits::MESSAGE_BYTES,
     metadata,
@@ -22,7 +23,10 @@ use tonic::{
     transport::Channel,
 };
 
-use crate::supervisor::Supervisor;
+use crate::{
+    join::{self, Member},
+    supervisor::Supervisor,
+};
 
 type Client = WorkerServiceClient<InterceptedService<Channel, grpc::TraceInterceptor>>;
 
@@ -43,15 +47,35 @@ pub(crate) struct Uplink {
     link: Link,
 }
 
+/// How the controller is reached.
+#[derive(Debug, Clone)]
+pub(crate) enum Way {
+    /// Without TLS, on this machine.
+    Local(Channel),
+    /// As the worker this machine became.
+    Joined(Arc<Member>),
+}
+
 /// The way to the controller, and who we are on it. Cheap to clone.
 #[derive(Clone)]
 struct Link {
-    client: Client,
+    way: Way,
     worker_key: MetadataValue<Ascii>,
     incarnation_key: MetadataValue<Ascii>,
 }
 
 impl Link {
+    /// For new calls: with the newest certificate.
+    fn client(&self) -> Client {
+        let channel = match &self.way {
+            Way::Local(channel) => channel.clone(),
+            Way::Joined(member) => member.channel(),
+        };
+        WorkerServiceClient::with_interceptor(channel, grpc::TraceInterceptor)
+            .max_decoding_message_size(MESSAGE_BYTES)
+            .max_encoding_message_size(MESSAGE_BYTES)
+    }
+
     /// A request that says who sends it.
     fn request<T>(&self, body: T) -> Request<T> {
         let mut request = Request::new(body);
@@ -62,37 +86,53 @@ impl Link {
 }
 
 impl Uplink {
-    pub(crate) fn new(supervisor: Arc<Supervisor>) -> Result<Self, grpc::ConnectError> {
-        let config = &supervisor.context().config;
-        let channel = grpc::connect(&config.controller)?;
-        let client = WorkerServiceClient::with_interceptor(channel, grpc::TraceInterceptor)
-            .max_decoding_message_size(MESSAGE_BYTES)
-            .max_encoding_message_size(MESSAGE_BYTES);
+    pub(crate) fn new(supervisor: Arc<Supervisor>, way: Way) -> Self {
         let incarnation = Incarnation::generate();
         let ascii = |text: &str| MetadataValue::try_from(text).expect("names and incarnations are ASCII");
-        let (worker_key, incarnation_key) = (ascii(config.name.as_str()), ascii(incarnation.as_str()));
-        let link = Link { client, worker_key, incarnation_key };
-        Ok(Self { supervisor, incarnation, link })
+        let name = supervisor.context().config.name.clone();
+        let (worker_key, incarnation_key) = (ascii(name.as_str()), ascii(incarnation.as_str()));
+        let link = Link { way, worker_key, incarnation_key };
+        Self { supervisor, incarnation, link }
     }
 
-    /// Connects again and again until the shutdown.
+    /// Connects again and again until the shutdown, and keeps the certificate young meanwhile.
     pub(crate) async fn run(&self, shutdown: Shutdown) -> Result<(), UplinkError> {
+        let renewing = async {
+            match &self.link.way {
+                Way::Local(_) => std::future::pending().await,
+                Way::Joined(member) => member.keep_renewing().await,
+            }
+        };
+        tokio::select! {
+            ended = self.connect_for_ever() => Err(ended),
+            () = renewing => Ok(()),
+            () = shutdown.requested() => Ok(()),
+        }
+    }
+
+    async fn connect_for_ever(&self) -> UplinkError {
         let timing = self.supervisor.context().config.timing;
         let mut backoff = Backoff::new(timing.reconnect_first, timing.reconnect_max);
         loop {
-            let ended = tokio::select! {
-                ended = self.connect_once(&mut backoff) => ended,
-                () = shutdown.requested() => return Ok(()),
-            };
+            let ended = self.connect_once(&mut backoff).await;
             if ended.code() == Code::Aborted {
-                let name = self.supervisor.context().config.name.to_string();
-                return Err(UplinkError::Replaced(name));
+                return UplinkError::Replaced(self.supervisor.context().config.name.to_string());
             }
-            let delay = backoff.next_delay();
-            tracing::warn!(error = %ended.message(), code = ?ended.code(), ?delay, "no link to the controller, trying again");
-            tokio::select! {
-                () = tokio::time::sleep(delay) => {}
-                () = shutdown.requested() => return Ok(()),
+            let mut delay = backoff.next_delay();
+            if Error::from_status(&ended).code == ErrorCode::DuplicateWorker {
+                // Somebody has to look after it; asking often would keep the other one from being told apart.
+                delay = delay.max(timing.duplicate_retry);
+                tracing::error!(error = %ended.message(), ?delay,
+                    "another process shows the identity of this worker, perhaps a copy of this machine; sessions go on here,                      and nothing new is taken until one of the two is gone, or an operator revoked the worker and it joined again");
+            } else if let Some(hint) = join::unwelcome(&ended) {
+                delay = delay.max(timing.reconnect_max);
+                tracing::error!(error = %ended.message(), hint, ?delay, "the controller does not take this worker; its sessions go on");
+            } else {
+                tracing::warn!(error = %ended.message(), code = ?ended.code(), ?delay, "no link to the controller, trying again");
+            }
+            tokio::time::sleep(delay).await;
+            if let Way::Joined(member) = &self.link.way {
+                member.reload();
             }
         }
     }
@@ -105,7 +145,11 @@ impl Uplink {
         };
         backoff.reset();
         let welcome = opened.welcome.clone();
-        tracing::info!(controller = %welcome.controller_version, "connected to the controller");
+        let at = match &self.link.way {
+            Way::Local(_) => self.supervisor.context().config.controller.to_string(),
+            Way::Joined(member) => member.address(),
+        };
+        tracing::info!(at, controller = %welcome.controller_version, "connected to the controller");
         tokio::select! {
             ended = control::serve(self, opened) => ended,
             ended = output::push(self) => ended,

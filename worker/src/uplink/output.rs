@@ -64,7 +64,7 @@ async fn push_once(uplink: &Uplink) -> Status {
     let (up, up_rx) = mpsc::channel(UP);
     let mut changed = uplink.supervisor.board().subscribe();
     changed.mark_changed();
-    let mut client = uplink.link.client.clone();
+    let mut client = uplink.link.client();
     let request = uplink.link.request(ReceiverStream::new(up_rx));
     // The response may begin only after the first message: send and receive side by side.
     let (responses_tx, mut responses) = mpsc::channel(UP);
@@ -208,7 +208,7 @@ impl Flow {
     fn next(&mut self, buffer: &mut [u8]) -> Option<PushOutputRequest> {
         let view = self.entry.view();
         let session_id = self.entry.session.to_string();
-        if view.attempt > self.opened_attempt && view.end_offset > view.base_offset {
+        if view.attempt > self.opened_attempt && view.end_offset > view.base_offset && !view.fenced {
             // Each attempt is announced, also to a controller that did not know the session before.
             self.opened_attempt = view.attempt;
             self.position = None;
@@ -217,7 +217,7 @@ impl Flow {
             let open = OutputOpen { session_id, attempt: view.attempt };
             return Some(PushOutputRequest { body: Some(push_output_request::Body::Open(open)) });
         }
-        if self.unknown {
+        if self.unknown || view.fenced {
             return None;
         }
         if view.released && !view.running && view.end_offset <= view.base_offset {

@@ -179,7 +179,7 @@ async fn send(link: &Link, query_id: String, answer: Result<Answer, Error>) {
             }
         }
     };
-    let mut client = link.client.clone();
+    let mut client = link.client();
     let request = link.request(ReceiverStream::new(up_rx));
     let ((), answered) = tokio::join!(produce, client.answer_query(request));
     match answered {

@@ -30,6 +30,20 @@ pub(super) async fn kept(
     Ok(commit.map(|commit| (name, commit)))
 }
 
+/// Keeps all of it under a name of its own. Safe to repeat.
+pub(super) async fn keep_as(
+    place: &Place<'_>,
+    session_dir: &Path,
+    session: &str,
+    name: &str,
+) -> Result<(), WorkspaceError> {
+    let git = Git::new(place.repository);
+    let tree = Tree::of(place, &session_dir.join("snapshot.index"), Nested::Refuse).await?;
+    let commit = tree.commit(&git, session, None).await?;
+    git.run(QUICK, &["update-ref", name, &commit]).await?;
+    Ok(())
+}
+
 /// Keeps what the branch alone does not hold. Safe to repeat.
 pub(super) async fn keep(place: &Place<'_>, session_dir: &Path, session: &str) -> Result<(), WorkspaceError> {
     let git = Git::new(place.repository);

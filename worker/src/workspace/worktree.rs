@@ -193,6 +193,45 @@ impl Worktrees {
         Ok(released)
     }
 
+    /// Keeps what is in the workspace as `refs/muster/<session>/<kept_as>`, then removes it and gives its branch name free.
+    /// Returns the ref. Safe to repeat.
+    ///
+    /// # Errors
+    /// [`WorkspaceError`]; the workspace stays then.
+    pub async fn set_aside(
+        &self,
+        session_dir: &Path,
+        session: &str,
+        kept_as: &str,
+    ) -> Result<Option<String>, WorkspaceError> {
+        let Some(intent) = Intent::read(session_dir) else { return Ok(None) };
+        if intent.root.parent() != Some(self.root.as_path()) {
+            return Err(WorkspaceError::NotOurs(intent.root));
+        }
+        let _permit = self.gate(&intent.repository).acquire_owned().await;
+        let place = snapshot::Place {
+            repository: &intent.repository,
+            root: &intent.root,
+            branch: &intent.branch,
+            base_commit: &intent.base_commit,
+        };
+        let name = format!("refs/muster/{session}/{kept_as}");
+        let git = Git::new(&intent.repository);
+        if is_directory(&intent.root) {
+            snapshot::keep_as(&place, session_dir, session, &name).await?;
+        }
+        self.remove(&intent).await?;
+        let branch = format!("refs/heads/{}", intent.branch);
+        if let Some(tip) = snapshot::tip(&git, &place).await? {
+            let holds = ["merge-base", "--is-ancestor", &tip, &name];
+            if git.ask(QUICK, &holds).await?.is_none() {
+                git.run(QUICK, &["update-ref", &format!("{name}-branch"), &tip]).await?;
+            }
+            git.run(QUICK, &["update-ref", "-d", &branch, &tip]).await?;
+        }
+        Ok(git.ask(QUICK, &["rev-parse", "--verify", "--quiet", &name]).await?.map(|_| name))
+    }
+
     /// Where the work of a session is: in a worktree that stands, or only in the repository. `project`: its directory,
     /// for a session of whose making nothing is on disk any more.
     pub(super) async fn find(

@@ -18,9 +18,9 @@ use muster_proto::{
     ids::SessionId,
     v1::{
         Answer, AnswerQueryRequest, AnswerQueryResponse, ApplyInput, AttemptEnded, Attention, ConnectRequest,
-        ConnectResponse, Decision, EventAck, Hello, Input, OutputAck, OutputPosition, PushOutputRequest,
-        PushOutputResponse, SessionEvent, SessionSpec, StartSession, StopAttempt, Welcome, WorkspaceQuery,
-        answer_query_request, connect_request, connect_response, input, push_output_request,
+        ConnectResponse, Decision, EventAck, HeartbeatAck, Hello, Input, OutputAck, OutputPosition,
+        PushOutputRequest, PushOutputResponse, SessionEvent, SessionSpec, StartSession, StopAttempt, Welcome,
+        WorkspaceQuery, answer_query_request, connect_request, connect_response, input, push_output_request,
         push_output_response,
         session_event::Body,
         worker_service_server::{WorkerService, WorkerServiceServer},
@@ -28,7 +28,9 @@ use muster_proto::{
     },
 };
 use muster_runtime::{shutdown::Shutdown, task};
-use muster_worker::{ClaudeConfig, Config, ProjectConfig, Timing, Worker, shim::files::AttemptDir};
+use muster_worker::{
+    ClaudeConfig, Config, DeclaredConfig, Needs, ProjectConfig, Timing, Worker, shim::files::AttemptDir,
+};
 use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
@@ -52,12 +54,18 @@ pub struct Seen {
     orders: Option<mpsc::Sender<Result<ConnectResponse, Status>>>,
     /// Events are kept but not acknowledged.
     pub silent: bool,
+    /// Leases: how long one is, in milliseconds. 0: a controller of the first version, which knows none.
+    pub lease_ms: u32,
+    pub heartbeats: Vec<u64>,
+    /// Heartbeats are not acknowledged.
+    pub deaf: bool,
 }
 
 #[derive(Clone)]
 pub struct Controller {
     pub seen: Arc<Mutex<Seen>>,
     changed: watch::Sender<u64>,
+    hang_ups: watch::Sender<u64>,
     pub addr: SocketAddr,
 }
 
@@ -74,12 +82,23 @@ impl WorkerService for Controller {
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut up = request.into_inner();
         let (orders, orders_rx) = mpsc::channel(64);
-        let welcome = Welcome { protocol: 1, heartbeat_interval_ms: 100, ..Welcome::default() };
+        let lease_ms = self.seen.lock().expect("no test panicked").lease_ms;
+        let protocol = if lease_ms == 0 { 1 } else { 2 };
+        let welcome = Welcome { protocol, heartbeat_interval_ms: 100, lease_ms, ..Welcome::default() };
         let first = ConnectResponse { body: Some(connect_response::Body::Welcome(welcome)) };
         orders.send(Ok(first)).await.expect("open");
         let this = self.clone();
+        let mut hang_up = self.hang_ups.subscribe();
         task::spawn("controller", async move {
-            while let Some(Ok(message)) = up.next().await {
+            loop {
+                let message = tokio::select! {
+                    message = up.next() => message,
+                    _ = hang_up.changed() => {
+                        let _ = orders.send(Err(Status::unavailable("hung up"))).await;
+                        return;
+                    }
+                };
+                let Some(Ok(message)) = message else { return };
                 this.on_message(message, &orders).await;
             }
         })
@@ -126,7 +145,8 @@ impl Controller {
     pub async fn start() -> Self {
         let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("bound");
         let addr = listener.local_addr().expect("bound");
-        let controller = Self { seen: Arc::default(), changed: watch::Sender::new(0), addr };
+        let (changed, hang_ups) = (watch::Sender::new(0), watch::Sender::new(0));
+        let controller = Self { seen: Arc::default(), changed, hang_ups, addr };
         let server = tonic::transport::Server::builder()
             .add_service(WorkerServiceServer::new(controller.clone()))
             .serve_with_incoming(TcpListenerStream::new(listener));
@@ -139,7 +159,7 @@ impl Controller {
         message: ConnectRequest,
         orders: &mpsc::Sender<Result<ConnectResponse, Status>>,
     ) {
-        let mut ack = None;
+        let (mut ack, mut beat) = (None, None);
         {
             let mut seen = self.seen.lock().expect("no test panicked");
             match message.body {
@@ -170,10 +190,18 @@ impl Controller {
                         }
                     }
                 }
-                _ => {}
+                Some(connect_request::Body::Heartbeat(heartbeat)) => {
+                    seen.heartbeats.push(heartbeat.seq);
+                    beat = (seen.lease_ms > 0 && !seen.deaf).then_some(HeartbeatAck { seq: heartbeat.seq });
+                }
+                None => {}
             }
         }
         self.changed.send_modify(|version| *version += 1);
+        if let Some(beat) = beat {
+            let body = Some(connect_response::Body::HeartbeatAck(beat));
+            let _ = orders.send(Ok(ConnectResponse { body })).await;
+        }
         if let Some(ack) = ack {
             let _ =
                 orders.send(Ok(ConnectResponse { body: Some(connect_response::Body::EventAck(ack)) })).await;
@@ -199,6 +227,12 @@ impl Controller {
         drop(seen);
         self.changed.send_modify(|version| *version += 1);
         body
+    }
+
+    /// Ends the control stream of the worker that is connected.
+    pub fn hang_up(&self) {
+        self.seen.lock().expect("no test panicked").orders = None;
+        self.hang_ups.send_modify(|count| *count += 1);
     }
 
     pub async fn until<T>(&self, what: &str, mut find: impl FnMut(&Seen) -> Option<T>) -> T {
@@ -372,6 +406,15 @@ impl Drop for Machine {
     }
 }
 
+/// Waits until something holds.
+pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let until = std::time::Instant::now() + LONG;
+    while !holds() {
+        assert!(std::time::Instant::now() < until, "never: {what}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
 /// Waits until a file or folder is there.
 pub async fn there(path: &Path) {
     let until = std::time::Instant::now() + LONG;
@@ -427,12 +470,14 @@ impl Machine {
             allow_push: false,
         };
         let config = Config {
-            controller: format!("http://{}", controller.addr),
+            controller: format!("http://{}", controller.addr).into(),
             name: "w1".parse().expect("valid"),
             state_dir: state.clone(),
             slots: 4,
             labels: BTreeMap::new(),
             projects: vec![project],
+            declared: DeclaredConfig::default(),
+            needs: Needs::default(),
             claude,
             shim_program: PathBuf::from(env!("CARGO_BIN_EXE_muster-shim")),
             timing,

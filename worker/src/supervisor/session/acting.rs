@@ -42,7 +42,10 @@ impl Session {
                         ended.spool_end_offset = self.spool_end();
                         ended.resumable = self.record.began;
                     }
-                    drafts.push(Draft { attempt: number, cursor, body });
+                    // Of a fenced attempt only the end is told: the answer to the order.
+                    if self.fencing != Some(number) || matches!(body, Body::AttemptEnded(_)) {
+                        drafts.push(Draft { attempt: number, cursor, body });
+                    }
                 }
                 other => others.push(other),
             }
@@ -60,6 +63,7 @@ impl Session {
     pub(super) async fn act(&mut self, effect: Effect) {
         match effect {
             Effect::Emit(..) => {}
+            Effect::Activity(_) if self.fencing.is_some() => {}
             Effect::Activity(text) => self.tell_activity(text),
             // Boxed: what waits may end at once, which leads back here.
             Effect::Begin => Box::pin(self.wait_for_turn()).await,
@@ -81,6 +85,9 @@ impl Session {
                 });
                 if began {
                     self.write_record().await;
+                }
+                if self.fencing.is_some() {
+                    self.set_aside().await;
                 }
                 if let Some(next) = self.next.take() {
                     // Boxed: on_start leads back here.
@@ -132,9 +139,10 @@ impl Session {
                 traceparent: &traceparent,
             },
         );
+        let bound = run.attempt.start.lease_bound;
         let (context, temporary) = (Arc::clone(&self.context), self.temporary(attempt));
         self.work(attempt, "launch", span, async move {
-            Op::Launched(launching::launch(&context, &dir, launch, temporary).await)
+            Op::Launched(launching::launch(&context, &dir, launch, temporary, bound).await)
         });
     }
 

@@ -80,6 +80,7 @@ impl Session {
             view.attempt = number;
             view.running = true;
             view.released = false;
+            view.fenced = false;
             view.last_input = last_input;
         });
     }
