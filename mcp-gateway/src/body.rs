@@ -3,7 +3,7 @@
 //! Invariant: no request costs more memory than the bound of its body, and one that is no message gets an
 //! answer that says so.
 
-use std::{collections::HashSet, fmt};
+use std::{collections::HashSet, fmt, time::Duration};
 
 use axum::{
     body::{Body, to_bytes},
@@ -14,9 +14,13 @@ use axum::{
 };
 use serde::de::{Deserialize, Deserializer, Error as _, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::json;
+use tokio::time::timeout;
 
 /// Largest request. A prompt of 2 MiB is less than that in sensible encodings.
 pub(crate) const BODY_BYTES: usize = 4 << 20;
+
+/// How long a request may take to arrive. 4 MiB on a line of half a megabit.
+const BODY_TIMEOUT: Duration = Duration::from_secs(60);
 
 const PARSE_ERROR: i32 = -32700;
 const INVALID_REQUEST: i32 = -32600;
@@ -30,8 +34,14 @@ pub(crate) async fn check_body(request: Request, next: Next) -> Response {
     let too_long =
         length.and_then(|length| length.parse::<usize>().ok()).is_some_and(|length| length > BODY_BYTES);
     let (parts, body) = request.into_parts();
-    let body = if too_long { None } else { to_bytes(body, BODY_BYTES).await.ok() };
-    let Some(body) = body else {
+    let read = async { if too_long { None } else { to_bytes(body, BODY_BYTES).await.ok() } };
+    let Ok(read) = timeout(BODY_TIMEOUT, read).await else {
+        let message = format!("the request did not arrive within {} s", BODY_TIMEOUT.as_secs());
+        let mut response = refusal(StatusCode::REQUEST_TIMEOUT, INVALID_REQUEST, &message);
+        response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+        return response;
+    };
+    let Some(body) = read else {
         let message = format!("the request is longer than {} MiB", BODY_BYTES >> 20);
         let mut response = refusal(StatusCode::PAYLOAD_TOO_LARGE, INVALID_REQUEST, &message);
         // What is still on its way is not read.
@@ -44,7 +54,8 @@ pub(crate) async fn check_body(request: Request, next: Next) -> Response {
     }
 }
 
-fn refusal(status: StatusCode, code: i32, message: &str) -> Response {
+/// An answer that is a JSON-RPC error to no request in particular.
+pub(crate) fn refusal(status: StatusCode, code: i32, message: &str) -> Response {
     let error = json!({ "jsonrpc": "2.0", "id": null, "error": { "code": code, "message": message } });
     let mut response = Response::new(Body::from(error.to_string()));
     *response.status_mut() = status;
@@ -135,7 +146,20 @@ impl<'de> Visitor<'de> for PlainVisitor {
 
 #[cfg(test)]
 mod tests {
+    use axum::{Router, body::Bytes, middleware, routing::post};
+    use futures::stream;
+    use tower::ServiceExt as _;
+
     use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_does_not_come_is_not_waited_for_for_ever() {
+        let router = Router::new().route("/", post(|| async { "ok" })).layer(middleware::from_fn(check_body));
+        let body = Body::from_stream(stream::pending::<Result<Bytes, std::io::Error>>());
+        let request = Request::post("/").body(body).expect("a request");
+        let response = router.oneshot(request).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::REQUEST_TIMEOUT);
+    }
 
     #[test]
     fn one_object_without_double_names_passes_and_all_else_is_named() {

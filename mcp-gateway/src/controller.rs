@@ -10,25 +10,26 @@ use muster_proto::{
     error::{Error, ErrorCode},
     limits,
     v1::{
-        ArchiveSessionRequest, ArchiveSessionResponse, FetchBundleRequest, FetchBundleResponse,
-        GetChangesRequest, GetChangesResponse, GetSessionRequest, ListSessionsRequest, ListSessionsResponse,
-        ListWorkersRequest, PushBranchRequest, PushBranchResponse, ReadOutputRequest, ReadOutputResponse,
-        SendInputRequest, SendInputResponse, Session, SpawnSessionRequest, SpawnSessionResponse,
-        StopSessionRequest, StopSessionResponse, WatchSessionsRequest, WatchSessionsResponse, Worker,
-        admin_service_client::AdminServiceClient, session_service_client::SessionServiceClient,
+        ArchiveSessionRequest, ArchiveSessionResponse, CheckAccessRequest, FetchBundleRequest,
+        FetchBundleResponse, GetChangesRequest, GetChangesResponse, GetSessionRequest, ListSessionsRequest,
+        ListSessionsResponse, ListWorkersRequest, Principal, PushBranchRequest, PushBranchResponse,
+        ReadOutputRequest, ReadOutputResponse, SendInputRequest, SendInputResponse, Session,
+        SpawnSessionRequest, SpawnSessionResponse, StopSessionRequest, StopSessionResponse,
+        WatchSessionsRequest, WatchSessionsResponse, Worker, admin_service_client::AdminServiceClient,
+        identity_service_client::IdentityServiceClient, session_service_client::SessionServiceClient,
     },
 };
-use muster_runtime::{
-    backoff::Backoff,
-    grpc::{self, ConnectError, TraceInterceptor},
-};
+use muster_runtime::backoff::Backoff;
 use tokio::time::{Instant, sleep, timeout};
-use tonic::{Response, Status, Streaming, service::interceptor::InterceptedService, transport::Channel};
+use tonic::{Response, Status, Streaming};
 
-use crate::Config;
+use crate::{
+    Config,
+    caller::Caller,
+    link::{Link, LinkError, Service},
+};
 
-type Client = SessionServiceClient<InterceptedService<Channel, TraceInterceptor>>;
-type Admin = AdminServiceClient<InterceptedService<Channel, TraceInterceptor>>;
+type Client = SessionServiceClient<Service>;
 
 /// A call that has no answer after this long is given up: the controller waits at most 10 s for anything.
 const CALL_TIMEOUT: Duration = Duration::from_secs(30);
@@ -45,8 +46,8 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 /// Cheap to clone; connects at the first call and again whenever the connection is lost.
 #[derive(Debug, Clone)]
 pub(crate) struct Controller {
+    link: Link,
     client: Client,
-    admin: Admin,
     address: String,
     patience: Duration,
 }
@@ -63,14 +64,36 @@ pub(crate) struct Span<'a> {
 }
 
 impl Controller {
-    pub(crate) fn new(config: &Config) -> Result<Self, ConnectError> {
-        let channel = grpc::connect(&config.controller)?;
-        let admin = AdminServiceClient::with_interceptor(channel.clone(), TraceInterceptor)
-            .max_decoding_message_size(ANSWER_BYTES);
-        let client = SessionServiceClient::with_interceptor(channel, TraceInterceptor)
-            .max_decoding_message_size(ANSWER_BYTES)
-            .max_encoding_message_size(limits::MESSAGE_BYTES);
-        Ok(Self { client, admin, address: config.controller.clone(), patience: config.patience })
+    /// As the gateway itself.
+    pub(crate) fn new(config: &Config) -> Result<Self, LinkError> {
+        let link = Link::new(config)?;
+        let client = client(&link);
+        Ok(Self { link, client, address: config.controller.clone(), patience: config.patience })
+    }
+
+    /// The same controller, for `caller`.
+    pub(crate) fn on_behalf_of(&self, caller: &Caller) -> Self {
+        let link = self.link.on_behalf_of(caller);
+        let client = client(&link);
+        Self { link, client, address: self.address.clone(), patience: self.patience }
+    }
+
+    pub(crate) fn service(&self) -> Service {
+        self.link.service()
+    }
+
+    /// Whom an access token belongs to.
+    pub(crate) async fn check_access(&self, token: &str) -> Result<Principal, Error> {
+        let identity = IdentityServiceClient::new(self.service());
+        let response = self
+            .call(|_| {
+                let mut identity = identity.clone();
+                let request = CheckAccessRequest { token: token.to_owned() };
+                async move { identity.check_access(request).await }
+            })
+            .await?;
+        let missing = || Error::new(ErrorCode::Internal, "the controller answered without a principal");
+        response.principal.ok_or_else(missing)
     }
 
     /// `request.request_id` must not be empty: without one a retry could spawn twice.
@@ -172,7 +195,7 @@ impl Controller {
 
     /// Every worker the controller has seen.
     pub(crate) async fn workers(&self) -> Result<Vec<Worker>, Error> {
-        let admin = self.admin.clone();
+        let admin = AdminServiceClient::new(self.service()).max_decoding_message_size(ANSWER_BYTES);
         let response = self
             .call(move |_| {
                 let mut admin = admin.clone();
@@ -246,7 +269,7 @@ impl Controller {
         Ok(ended)
     }
 
-    async fn call<T, F, Fut>(&self, attempt: F) -> Result<T, Error>
+    pub(crate) async fn call<T, F, Fut>(&self, attempt: F) -> Result<T, Error>
     where
         F: FnMut(Client) -> Fut + Send,
         Fut: Future<Output = Result<Response<T>, Status>> + Send,
@@ -302,6 +325,12 @@ impl Controller {
         )
         .hint("call again; if it stays silent, restart the controller: sessions go on meanwhile")
     }
+}
+
+fn client(link: &Link) -> Client {
+    SessionServiceClient::new(link.service())
+        .max_decoding_message_size(ANSWER_BYTES)
+        .max_encoding_message_size(limits::MESSAGE_BYTES)
 }
 
 /// A message the wire makes optional and the contract does not.

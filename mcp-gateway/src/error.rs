@@ -100,8 +100,14 @@ const fn default_hint(code: ErrorCode) -> &'static str {
         }
         ErrorCode::GitFailed => "the message quotes git; put right what it names, then call again",
         ErrorCode::WorkerNotFound => "name a worker that has joined",
-        ErrorCode::Unauthenticated => "give the gateway a certificate or token the controller knows",
-        ErrorCode::PermissionDenied => "the gateway's role does not allow this; ask whoever runs the farm",
+        ErrorCode::Unauthenticated => "give the gateway an access token that the controller knows",
+        ErrorCode::PermissionDenied => "your role or token does not allow this; ask whoever runs the farm",
+        ErrorCode::PolicyRefused => {
+            "call again within what the project allows, or ask whoever runs the farm to allow more"
+        }
+        ErrorCode::TreeLimit => {
+            "do this piece yourself; or archive sessions of this tree that are done, when it is their number"
+        }
         ErrorCode::VersionMismatch => "upgrade the older side",
         ErrorCode::Internal => "this is a defect in muster; its log says more",
         // A newer controller may know more.

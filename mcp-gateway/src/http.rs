@@ -1,21 +1,26 @@
-//! MCP over streamable HTTP at `/mcp`, on loopback, and `/healthz` beside it.
+//! MCP over streamable HTTP at `/mcp`; `/healthz` and what RFC 9728 asks for beside it.
 //!
-//! Owns the listening socket. There is no authentication yet, so it refuses every address other machines
-//! could reach and every browser page that is not served from this machine. What is not HTTP, or not MCP,
-//! costs its own connection only.
+//! Owns the listening socket. Refuses every address other machines could reach unless it is served with TLS and
+//! with authentication, and every browser page that is not served from this machine or was named. What is not HTTP,
+//! or not MCP, costs its own connection only.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{io, net::SocketAddr, pin::Pin, sync::Arc, time::Duration};
 
-use axum::{Router, middleware, routing::get};
-use hyper::server::conn::http1;
+use axum::{Json, Router, middleware, routing::get};
+use futures::{Stream, StreamExt as _};
+use hyper::{
+    body::Incoming as Received,
+    server::conn::http1,
+    service::{Service as _, service_fn},
+};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
     service::TowerToHyperService,
 };
 use muster_runtime::{
-    grpc::{ConnectError, NotLoopback, loopback_only},
     shutdown::Shutdown,
     task::{self, Task},
+    tls::{self, Accepted},
 };
 use rmcp::{
     ServerHandler,
@@ -24,19 +29,24 @@ use rmcp::{
     },
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
     sync::{OwnedSemaphorePermit, Semaphore},
     task::JoinSet,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
+use tonic::transport::server::Connected as _;
 
 use crate::{
-    Config,
+    CertificateError, Config, LinkError,
+    auth::{Access, Guard, PeerAddr, Sessions, Site, WELL_KNOWN, known, scoped},
     body::{BODY_BYTES, check_body},
+    certificate,
     controller::Controller,
     early_sse::early_sse,
     limits::Transport,
+    patient_io::PatientIo,
     server::Server,
 };
 
@@ -64,12 +74,23 @@ const ORIGINS: [&str; 6] = [
 /// Why the HTTP gateway does not start.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// The controller's address is not one.
+    /// No way to the controller can be made of what was configured.
     #[error(transparent)]
-    Controller(#[from] ConnectError),
-    /// Other machines could reach it.
-    #[error(transparent)]
-    NotLoopback(#[from] NotLoopback),
+    Controller(#[from] LinkError),
+    /// Other machines could reach it, and something is missing that would keep strangers out.
+    #[error("other machines can reach {addr}: that needs {missing}; or listen on 127.0.0.1 or [::1]")]
+    Exposed {
+        /// As asked.
+        addr: SocketAddr,
+        /// What.
+        missing: &'static str,
+    },
+    /// The certificate or its key cannot be used.
+    #[error("TLS cannot be served: {0}")]
+    Certificate(#[from] CertificateError),
+    /// The address for clients is none.
+    #[error("{0:?} is no address for clients like https://farm.example/mcp")]
+    PublicUrl(String),
     /// The address cannot be listened on.
     #[error("cannot listen on {addr}: {source}")]
     Listen {
@@ -116,15 +137,23 @@ impl HttpGateway {
         shutdown: Shutdown,
         before: impl Fn(Server) -> H + Send + Sync + 'static,
     ) -> Result<Self, StartError> {
-        loopback_only(listen)?;
+        not_exposed(&config, listen)?;
+        let tls = config.http.tls.clone().map(certificate::server_config).transpose()?;
         let controller = Controller::new(&config)?;
-        let listener =
-            TcpListener::bind(listen).await.map_err(|source| StartError::Listen { addr: listen, source })?;
-        let local_addr =
-            listener.local_addr().map_err(|source| StartError::Listen { addr: listen, source })?;
+        let no_listen = |source| StartError::Listen { addr: listen, source };
+        let listener = TcpListener::bind(listen).await.map_err(no_listen)?;
+        let local_addr = listener.local_addr().map_err(no_listen)?;
+        let resource = match &config.http.public_url {
+            Some(url) => public_url(url)?,
+            None => format!("{}://{local_addr}/mcp", if tls.is_some() { "https" } else { "http" }),
+        };
         let cut = CancellationToken::new();
-        let router = router(config, controller, &shutdown, &cut, before);
-        let serving = task::spawn("mcp http", serve(listener, router, shutdown, cut));
+        let router = router(config, controller, &resource, &shutdown, &cut, before);
+        let incoming = match tls {
+            Some(tls) => Incoming::Tls(Box::pin(tls::accept(listener, tls))),
+            None => Incoming::Plain(listener),
+        };
+        let serving = task::spawn("mcp http", serve(incoming, router, shutdown, cut));
         Ok(Self { local_addr, serving })
     }
 
@@ -141,42 +170,148 @@ impl HttpGateway {
     }
 }
 
+/// An address other machines can reach is served with all that keeps strangers out, or not at all.
+fn not_exposed(config: &Config, addr: SocketAddr) -> Result<(), StartError> {
+    if addr.ip().is_loopback() {
+        return Ok(());
+    }
+    let http = &config.http;
+    let missing = match (&http.tls, &http.auth) {
+        (None, None) => "TLS (a certificate and its key) and authentication",
+        (None, Some(_)) => "TLS (a certificate and its key)",
+        (Some(_), None) => "authentication",
+        (Some(_), Some(_)) if addr.ip().is_unspecified() && http.public_url.is_none() => {
+            "the address clients know it by (public URL)"
+        }
+        (Some(_), Some(_)) => return Ok(()),
+    };
+    Err(StartError::Exposed { addr, missing })
+}
+
+fn public_url(url: &str) -> Result<String, StartError> {
+    let parsed = url.parse::<http::Uri>().ok();
+    let known = |scheme: &str| matches!(scheme, "http" | "https");
+    let whole = parsed.filter(|uri| uri.scheme_str().is_some_and(known) && uri.host().is_some());
+    match whole {
+        Some(_) => Ok(url.trim_end_matches('/').to_owned()),
+        None => Err(StartError::PublicUrl(url.chars().take(200).collect())),
+    }
+}
+
 fn router<H: ServerHandler>(
     config: Config,
     controller: Controller,
+    resource: &str,
     shutdown: &Shutdown,
     cut: &CancellationToken,
     before: impl Fn(Server) -> H + Send + Sync + 'static,
 ) -> Router {
-    let mut sessions = LocalSessionManager::default();
-    sessions.session_config.keep_alive = Some(config.longest_wait() + SESSION_MARGIN);
-    let mcp = StreamableHttpServerConfig::default()
-        .enforce_origin_validation()
-        .with_allowed_origins(ORIGINS)
-        .with_max_request_body_bytes(BODY_BYTES)
-        .with_cancellation_token(cut.clone());
-    let server = Server::new(config, controller, Transport::Http).with_leaving(shutdown.clone());
-    let service = StreamableHttpService::new(move || Ok(before(server.anew())), Arc::new(sessions), mcp);
-    Router::new()
+    let mut manager = LocalSessionManager::default();
+    manager.session_config.keep_alive = Some(config.longest_wait() + SESSION_MARGIN);
+    let manager = Arc::new(manager);
+    let mcp = transport_config(&config, resource, cut);
+    let guard = Arc::new(guard(&config, &controller, resource, manager.clone()));
+    let told_apart = config.http.auth.is_some();
+    let server = Server::new(config, controller, Transport::Http)
+        .with_leaving(shutdown.clone())
+        .with_callers_told_apart(told_apart);
+    let service = StreamableHttpService::new(move || Ok(before(server.anew())), manager, mcp);
+    let mut router = Router::new()
         .route_service("/mcp", service)
         .layer(middleware::from_fn(early_sse))
+        .layer(middleware::from_fn_with_state(guard.clone(), scoped))
         .layer(middleware::from_fn(check_body))
-        .route("/healthz", get(|| async { "ok\n" }))
+        .layer(middleware::from_fn_with_state(guard.clone(), known))
+        .route("/healthz", get(|| async { "ok\n" }));
+    if told_apart {
+        for path in [WELL_KNOWN.to_owned(), format!("{WELL_KNOWN}/{{*path}}")] {
+            let about = guard.site().about();
+            router = router.route(&path, get(move || async move { Json(about) }));
+        }
+    }
+    router
+}
+
+fn transport_config(config: &Config, resource: &str, cut: &CancellationToken) -> StreamableHttpServerConfig {
+    let defaults = StreamableHttpServerConfig::default();
+    let uri = resource.parse::<http::Uri>().unwrap_or_default();
+    let named = uri.host().map(ToOwned::to_owned);
+    let page = uri.scheme().zip(uri.authority()).map(|(scheme, authority)| {
+        let port = if scheme.as_str() == "https" { 443 } else { 80 };
+        format!("{scheme}://{}:{}", authority.host(), authority.port_u16().unwrap_or(port))
+    });
+    let hosts: Vec<String> = defaults.allowed_hosts.iter().cloned().chain(named).collect();
+    let origins =
+        ORIGINS.map(ToOwned::to_owned).into_iter().chain(page).chain(config.http.origins.iter().cloned());
+    defaults
+        .with_allowed_hosts(hosts)
+        .enforce_origin_validation()
+        .with_allowed_origins(origins)
+        .with_max_request_body_bytes(BODY_BYTES)
+        .with_cancellation_token(cut.clone())
+}
+
+fn guard(
+    config: &Config,
+    controller: &Controller,
+    resource: &str,
+    manager: Arc<LocalSessionManager>,
+) -> Guard {
+    let auth = config.http.auth.as_ref();
+    let issuer = auth.and_then(|auth| auth.issuer.as_ref()).map(|issuer| issuer.issuer.as_str());
+    let site = Site::new(resource, issuer);
+    let access = auth.map(|auth| Access::new(controller.clone(), auth, site.resource()));
+    let limits = config.http.limits;
+    // Where everybody is the gateway itself, one program must not close the sessions of another.
+    let each = if access.is_some() { limits.sessions } else { u32::MAX };
+    Guard::new(access, Sessions::new(manager, each), limits, site)
+}
+
+/// A connection, encrypted or not.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+/// Where connections come from.
+enum Incoming {
+    Plain(TcpListener),
+    Tls(Pin<Box<dyn Stream<Item = io::Result<Accepted>> + Send>>),
+}
+
+impl Incoming {
+    async fn next(&mut self) -> io::Result<(Box<dyn Io>, SocketAddr)> {
+        match self {
+            Self::Plain(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                if let Err(error) = stream.set_nodelay(true) {
+                    tracing::debug!(error = %error, "no TCP_NODELAY; answers may be late");
+                }
+                Ok((Box::new(stream), peer))
+            }
+            Self::Tls(accepted) => match accepted.next().await {
+                Some(accepted) => {
+                    let accepted = accepted?;
+                    let peer = accepted.connect_info().addr;
+                    Ok((Box::new(accepted), peer))
+                }
+                None => Err(io::Error::other("no connection is taken any more")),
+            },
+        }
+    }
 }
 
 /// Accepts connections until `shutdown`, then gives what is open time to end.
-async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown, cut: CancellationToken) {
+async fn serve(mut incoming: Incoming, router: Router, shutdown: Shutdown, cut: CancellationToken) {
     let service = TowerToHyperService::new(router);
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut open = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = listener.accept() => accepted,
+            accepted = incoming.next() => accepted,
             Some(_) = open.join_next() => continue,
             () = shutdown.requested() => break,
         };
-        let stream = match accepted {
-            Ok((stream, _)) => stream,
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
             Err(error) => {
                 // Usually no file is left to open: those that are open end sooner or later.
                 tracing::warn!(error = %error, "a connection was not accepted");
@@ -188,12 +323,9 @@ async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown, cut: C
             tracing::debug!("too many connections, one was closed");
             continue;
         };
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(error = %error, "no TCP_NODELAY; answers may be late");
-        }
-        open.spawn(connection(stream, service.clone(), shutdown.clone(), place));
+        open.spawn(connection(stream, peer, service.clone(), shutdown.clone(), place));
     }
-    drop(listener);
+    drop(incoming);
     // Waits answer at once that they can be made again; streams of the older protocol end only when they are
     // cut.
     let all_closed = async { while open.join_next().await.is_some() {} };
@@ -208,15 +340,20 @@ async fn serve(listener: TcpListener, router: Router, shutdown: Shutdown, cut: C
 }
 
 async fn connection(
-    stream: TcpStream,
+    stream: Box<dyn Io>,
+    peer: SocketAddr,
     service: TowerToHyperService<Router>,
     shutdown: Shutdown,
     _place: OwnedSemaphorePermit,
 ) {
+    let service = service_fn(move |mut request: http::Request<Received>| {
+        request.extensions_mut().insert(PeerAddr(peer));
+        service.call(request)
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), service);
+        .serve_connection(TokioIo::new(PatientIo::new(stream)), service);
     tokio::pin!(serving);
     let ended = tokio::select! {
         ended = &mut serving => ended,

@@ -169,11 +169,7 @@ pub(crate) fn templates() -> Vec<ResourceTemplate> {
         .collect()
 }
 
-pub(crate) async fn read(
-    call: &Call<'_>,
-    tools: &[Tool],
-    uri: &str,
-) -> Result<ReadResourceResult, ErrorData> {
+pub(crate) async fn read(call: &Call, tools: &[Tool], uri: &str) -> Result<ReadResourceResult, ErrorData> {
     let unknown = || ErrorData::resource_not_found("there is no such resource", Some(json!({ "uri": uri })));
     let subject = Subject::parse(uri).ok_or_else(unknown)?;
     let (name, arguments) = subject.tool();

@@ -12,12 +12,13 @@ use muster_runtime::shutdown::Shutdown;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CacheScope, CallToolRequestParams, CallToolResponse, CompleteRequestParams, CompleteResult,
-        CompletionInfo, GetPromptRequestParams, GetPromptResponse, Implementation, InitializeRequestParams,
-        InitializeResult, InputResponses, JsonObject, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, PaginatedRequestParams, ProtocolVersion,
-        ReadResourceRequestParams, ReadResourceResponse, ServerCapabilities, ServerConfig,
-        SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CacheScope, CallToolRequestParams, CallToolResponse, CancelTaskParams, CompleteRequestParams,
+        CompleteResult, CompletionInfo, GetPromptRequestParams, GetPromptResponse, GetTaskParams,
+        GetTaskResult, Implementation, InitializeRequestParams, InitializeResult, InputResponses, JsonObject,
+        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+        PaginatedRequestParams, ProtocolVersion, ReadResourceRequestParams, ReadResourceResponse,
+        ServerCapabilities, ServerConfig, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter,
+        Tool, UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{RequestContext, SubscriptionContext},
 };
@@ -27,13 +28,15 @@ use tracing::Instrument as _;
 
 use crate::{
     Config,
+    caller::Caller,
     controller::Controller,
     error,
     limits::{self, Transport},
     prompts, resources,
     subscriptions::{FOLLOWED, Subscriptions, follow_all},
+    tasks::Tasks,
     tools::{self, Asking, Call, Progress, ToolName},
-    watches::Watches,
+    watches::{AllWatches, Watches},
 };
 
 /// What every client shows its model. At most 2 KiB.
@@ -64,26 +67,34 @@ pub struct Server {
     /// Fires when the caller's side of the connection is gone for good.
     hung_up: CancellationToken,
     leaving: Shutdown,
+    /// Each request says who makes it; else everybody is the gateway itself.
+    told_apart: bool,
     subscriptions: Subscriptions,
 }
 
 #[derive(Debug)]
 struct Shared {
-    config: Config,
-    controller: Controller,
-    watches: Watches,
+    config: Arc<Config>,
+    watches: AllWatches,
     tools: Vec<Tool>,
+    tasks: Tasks,
 }
 
 impl Server {
     pub(crate) fn new(config: Config, controller: Controller, transport: Transport) -> Self {
-        let watches = Watches::new(controller.clone());
-        let shared = Shared { config, controller, watches, tools: tools::definitions() };
+        let watches = AllWatches::new(controller);
+        let shared = Shared {
+            config: Arc::new(config),
+            watches,
+            tools: tools::definitions(),
+            tasks: Tasks::default(),
+        };
         Self {
             shared: Arc::new(shared),
             transport,
             hung_up: CancellationToken::new(),
             leaving: Shutdown::new(),
+            told_apart: false,
             subscriptions: Subscriptions::default(),
         }
     }
@@ -104,19 +115,29 @@ impl Server {
         self
     }
 
-    async fn run(
-        &self,
-        request: CallToolRequestParams,
-        context: RequestContext<RoleServer>,
-    ) -> CallToolResponse {
+    /// Requests carry who makes them, and one that does not is refused.
+    pub(crate) const fn with_callers_told_apart(mut self, told_apart: bool) -> Self {
+        self.told_apart = told_apart;
+        self
+    }
+
+    /// The farm as whoever makes this request sees it.
+    fn farm(&self, context: &RequestContext<RoleServer>) -> Result<Watches, ErrorData> {
+        Ok(self.shared.watches.of(&Caller::of(&context.extensions, self.told_apart)?))
+    }
+
+    async fn run(&self, request: CallToolRequestParams, call: Call, as_task: bool) -> CallToolResponse {
         let Some((name, tool)) = ToolName::parse(&request.name)
             .and_then(|name| Some((name, self.shared.tools.iter().find(|tool| tool.name == name.as_str())?)))
         else {
             return error::to_result(&Error::new(ErrorCode::Internal, "this tool has no definition")).into();
         };
-        let call = self.call(&context, request.input_responses.unwrap_or_default());
         let arguments = request.arguments.unwrap_or_default();
-        let outcome = tools::call(&call, name, &tool.input_schema, arguments).await;
+        let outcome = if as_task && name == ToolName::WaitForCompletion {
+            self.shared.tasks.wait(call, &tool.input_schema, arguments).await
+        } else {
+            tools::call(&call, name, &tool.input_schema, arguments).await
+        };
         outcome.unwrap_or_else(|failure| {
             tracing::info!(code = failure.code_name(), error = %failure, "tool call failed");
             error::to_result(&failure).into()
@@ -124,8 +145,9 @@ impl Server {
     }
 
     /// What a request comes with.
-    fn call(&self, context: &RequestContext<RoleServer>, answers: InputResponses) -> Call<'_> {
-        let config = &self.shared.config;
+    fn call(&self, context: &RequestContext<RoleServer>, answers: InputResponses) -> Result<Call, ErrorData> {
+        let config = self.shared.config.clone();
+        let caller = Caller::of(&context.extensions, self.told_apart)?;
         let client = context.client_info().map(|client| client.name);
         let version = context.protocol_version();
         let since = |known: ProtocolVersion| {
@@ -138,10 +160,9 @@ impl Server {
                 Asking::Request(context.peer.clone())
             }
         });
-        Call {
-            controller: &self.shared.controller,
-            config,
-            watches: &self.shared.watches,
+        Ok(Call {
+            watches: self.shared.watches.of(&caller),
+            caller,
             waits: limits::of_client(&config.waits, config.other_waits, client.as_deref(), self.transport),
             tool_use_id: tool_use_id(context),
             progress: context
@@ -154,13 +175,22 @@ impl Server {
             cancelled: context.ct.clone(),
             hung_up: self.hung_up.clone(),
             leaving: self.leaving.clone(),
-        }
+            config,
+        })
     }
 }
 
 /// Claude Code shows its model links as lines before the structured result, which then is no JSON any more.
 fn puts_links_first(client: &str) -> bool {
     client.contains("claude-code")
+}
+
+/// Never in the older protocol, whatever the client declares there.
+fn knows_tasks(context: &RequestContext<RoleServer>) -> bool {
+    let newer = context
+        .protocol_version()
+        .is_some_and(|version| version.as_str() >= ProtocolVersion::V_2026_07_28.as_str());
+    newer && context.client_capabilities().is_some_and(|capabilities| capabilities.supports_tasks())
 }
 
 /// A client that declares elicitation and names no mode shows forms: there was nothing else once.
@@ -178,6 +208,7 @@ impl ServerHandler for Server {
             .enable_prompts()
             .enable_resources()
             .enable_resources_subscribe()
+            .enable_tasks()
             .enable_tools()
             .build();
         ServerConfig::new(capabilities)
@@ -196,6 +227,8 @@ impl ServerHandler for Server {
         let mut hello = self.negotiate_initialize(&request)?;
         // Clients of this era set a level as soon as they can; newer ones may not, so only these are told.
         hello.capabilities.logging = Some(JsonObject::new());
+        // And tasks are for newer ones: some of this era declare the extension and take no task.
+        hello.capabilities.extensions = None;
         context.peer.set_peer_info(request);
         Ok(hello)
     }
@@ -223,9 +256,9 @@ impl ServerHandler for Server {
     async fn list_resources(
         &self,
         request: Option<PaginatedRequestParams>,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        resources::list(&self.shared.controller, request.and_then(|request| request.cursor)).await
+        resources::list(self.farm(&context)?.controller(), request.and_then(|request| request.cursor)).await
     }
 
     async fn list_resource_templates(
@@ -243,7 +276,7 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        let call = self.call(&context, InputResponses::default());
+        let call = self.call(&context, InputResponses::default())?;
         Ok(resources::read(&call, &self.shared.tools, &request.uri).await?.into())
     }
 
@@ -255,7 +288,7 @@ impl ServerHandler for Server {
         let Some(subject) = resources::Subject::parse(&request.uri) else {
             return Err(ErrorData::resource_not_found("there is no such resource", None));
         };
-        let farm = (self.shared.watches.clone(), self.shared.controller.clone());
+        let farm = self.farm(&context)?;
         if self.subscriptions.add(request.uri, subject, farm, context.peer) {
             Ok(())
         } else {
@@ -286,8 +319,9 @@ impl ServerHandler for Server {
             let sink = sink.clone();
             async move { sink.notify_resource_updated(uri).await.is_ok() }
         };
+        let farm = self.farm(context.request_context())?;
         let following = async {
-            follow_all(&self.shared.watches, &self.shared.controller, uris, tell).await;
+            follow_all(&farm, uris, tell).await;
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -302,12 +336,13 @@ impl ServerHandler for Server {
     async fn complete(
         &self,
         request: CompleteRequestParams,
-        _context: RequestContext<RoleServer>,
+        context: RequestContext<RoleServer>,
     ) -> Result<CompleteResult, ErrorData> {
         if request.argument.name != "sessionId" {
             return Ok(CompleteResult::new(CompletionInfo::default()));
         }
-        Ok(CompleteResult::new(resources::complete(&self.shared.controller, &request.argument.value).await?))
+        let farm = self.farm(&context)?;
+        Ok(CompleteResult::new(resources::complete(farm.controller(), &request.argument.value).await?))
     }
 
     async fn list_prompts(
@@ -328,13 +363,40 @@ impl ServerHandler for Server {
         Ok(prompts::get(&request.name, request.arguments.as_ref())?.into())
     }
 
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        let call = self.call(&context, InputResponses::default())?;
+        Box::pin(self.shared.tasks.get(call, &request.task_id)).await
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let call = self.call(&context, InputResponses::default())?;
+        Box::pin(self.shared.tasks.update(call, &request.task_id, request.input_responses)).await
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        let call = self.call(&context, InputResponses::default())?;
+        self.shared.tasks.cancel(&call, &request.task_id).await
+    }
+
     fn get_tool(&self, name: &str) -> Option<Tool> {
         self.shared.tools.iter().find(|tool| tool.name == name).cloned()
     }
 
     async fn call_tool(
         &self,
-        request: CallToolRequestParams,
+        mut request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
         if ToolName::parse(&request.name).is_none() {
@@ -349,9 +411,11 @@ impl ServerHandler for Server {
         if let Some(parent) = context.meta.get_traceparent() {
             muster_runtime::telemetry::set_parent_from_traceparent(&span, parent);
         }
+        let call = self.call(&context, request.input_responses.take().unwrap_or_default())?;
+        let as_task = knows_tasks(&context);
         // Boxed: the future of a call holds everything a tool may need and would be copied at every
         // hand-over.
-        Ok(Box::pin(self.run(request, context)).instrument(span).await)
+        Ok(Box::pin(self.run(request, call, as_task)).instrument(span).await)
     }
 }
 

@@ -8,19 +8,19 @@ use std::{
     task::{Context, Poll},
 };
 
-use muster_runtime::{grpc::ConnectError, shutdown::Shutdown};
+use muster_runtime::shutdown::Shutdown;
 use rmcp::service::{ServerInitializeError, serve_server_with_ct};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
-use crate::{Config, controller::Controller, limits::Transport, server::Server};
+use crate::{Config, controller::Controller, limits::Transport, link::LinkError, server::Server};
 
 /// Why serving ended badly.
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
-    /// The controller's address is not one.
+    /// No way to the controller can be made of what was configured.
     #[error(transparent)]
-    Controller(#[from] ConnectError),
+    Controller(#[from] LinkError),
     /// The client did not speak MCP.
     #[error("the client did not begin as MCP says: {0}")]
     Handshake(Box<ServerInitializeError>),

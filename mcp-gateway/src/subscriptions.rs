@@ -12,7 +12,7 @@ use std::{
 };
 
 use futures::{StreamExt as _, stream::FuturesUnordered};
-use muster_proto::v1::Session;
+use muster_proto::{error::ErrorCode, v1::Session};
 use muster_runtime::{
     backoff::Backoff,
     task::{self, Task},
@@ -41,13 +41,7 @@ pub(crate) struct Subscriptions {
 
 impl Subscriptions {
     /// False when there are too many.
-    pub(crate) fn add(
-        &self,
-        uri: String,
-        subject: Subject,
-        farm: (Watches, Controller),
-        peer: Peer<RoleServer>,
-    ) -> bool {
+    pub(crate) fn add(&self, uri: String, subject: Subject, farm: Watches, peer: Peer<RoleServer>) -> bool {
         let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
         tasks.retain(|_, task| !task.is_finished());
         if tasks.len() >= FOLLOWED && !tasks.contains_key(&uri) {
@@ -55,14 +49,13 @@ impl Subscriptions {
         }
         let address = uri.clone();
         let following = task::spawn("resource subscription", async move {
-            let (watches, controller) = farm;
             let tell = |uri| {
                 let peer = peer.clone();
                 async move {
                     peer.notify_resource_updated(ResourceUpdatedNotificationParam::new(uri)).await.is_ok()
                 }
             };
-            follow(&watches, &controller, address, subject, tell).await;
+            follow(&farm, address, subject, tell).await;
         });
         tasks.insert(uri, following);
         true
@@ -74,31 +67,27 @@ impl Subscriptions {
 }
 
 /// Follows all of these until nobody listens any more.
-pub(crate) async fn follow_all<F, Told>(
-    watches: &Watches,
-    controller: &Controller,
-    uris: Vec<String>,
-    tell: F,
-) where
+pub(crate) async fn follow_all<F, Told>(watches: &Watches, uris: Vec<String>, tell: F)
+where
     F: Fn(String) -> Told,
     Told: Future<Output = bool>,
 {
     let mut all: FuturesUnordered<_> = uris
         .into_iter()
         .filter_map(|uri| Subject::parse(&uri).map(|subject| (uri, subject)))
-        .map(|(uri, subject)| follow(watches, controller, uri, subject, &tell))
+        .map(|(uri, subject)| follow(watches, uri, subject, &tell))
         .collect();
     while all.next().await.is_some() {}
 }
 
 /// Calls `tell` after each change, until that says that nobody listens.
-async fn follow<F, Told>(watches: &Watches, controller: &Controller, uri: String, subject: Subject, tell: F)
+async fn follow<F, Told>(watches: &Watches, uri: String, subject: Subject, tell: F)
 where
     F: Fn(String) -> Told,
     Told: Future<Output = bool>,
 {
     match subject {
-        Subject::Sessions | Subject::Farm => follow_farm(controller, uri, tell).await,
+        Subject::Sessions | Subject::Farm => follow_farm(watches.controller(), uri, tell).await,
         Subject::Session(name, part) => {
             let watch = watches.watch(&[name]);
             let mut last = None;
@@ -141,7 +130,15 @@ where
 {
     let mut backoff = Backoff::new(FIRST_RETRY, LAST_RETRY);
     loop {
-        if let Ok(mut stream) = controller.watch(&[]).await {
+        let opened = controller.watch(&[]).await;
+        if let Err(error) = &opened
+            && error.code != ErrorCode::ControllerUnavailable
+        {
+            // The caller's token has ended, or the like: that does not pass.
+            tracing::debug!(error = %error, "a subscription ends");
+            return;
+        }
+        if let Ok(mut stream) = opened {
             // A change during the first look, or while the stream was away, cannot be told from none.
             let mut first = true;
             while let Ok(Some(_)) = stream.message().await {

@@ -19,7 +19,7 @@ use muster_proto::{
 use muster_runtime::{backoff::Backoff, task};
 use tokio::sync::Notify;
 
-use crate::controller::Controller;
+use crate::{by_key::ByKey, caller::Caller, controller::Controller};
 
 /// Sessions asked for within this time share a stream.
 const GATHER: Duration = Duration::from_millis(2);
@@ -87,9 +87,35 @@ pub(crate) struct Watch {
     wake: Arc<Notify>,
 }
 
-impl Watches {
+/// The watches of every caller: nobody is woken by, or shown, what only another may see.
+#[derive(Debug)]
+pub(crate) struct AllWatches {
+    own: Watches,
+    others: Mutex<ByKey<Inner>>,
+}
+
+impl AllWatches {
+    /// `controller`: as the gateway itself.
     pub(crate) fn new(controller: Controller) -> Self {
-        Self { inner: Arc::new(Inner { controller, state: Mutex::default() }) }
+        Self { own: Watches::new(controller), others: Mutex::default() }
+    }
+
+    pub(crate) fn of(&self, caller: &Caller) -> Watches {
+        let Some(key) = caller.encoded() else { return self.own.clone() };
+        let mut others = self.others.lock().unwrap_or_else(PoisonError::into_inner);
+        let controller = &self.own.inner.controller;
+        Watches { inner: others.get(key, || Arc::new(Inner::new(controller.on_behalf_of(caller)))) }
+    }
+}
+
+impl Watches {
+    fn new(controller: Controller) -> Self {
+        Self { inner: Arc::new(Inner::new(controller)) }
+    }
+
+    /// The controller, for the same caller.
+    pub(crate) fn controller(&self) -> &Controller {
+        &self.inner.controller
     }
 
     /// Watches the sessions of these names: ids, handles or unique beginnings of either.
@@ -217,6 +243,10 @@ impl Entry {
 }
 
 impl Inner {
+    fn new(controller: Controller) -> Self {
+        Self { controller, state: Mutex::default() }
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Every change under the lock is complete in itself.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

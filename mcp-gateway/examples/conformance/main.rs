@@ -5,7 +5,7 @@
 //! tests with a few sessions. It listens on a free port of loopback, writes its address to the file it is
 //! given, and serves until it is killed.
 
-#[path = "../../tests/it/fake_controller.rs"]
+#[path = "../../tests/it/fake_controller/mod.rs"]
 #[expect(dead_code, reason = "the tests use more of it")]
 mod fake_controller;
 mod fixtures;

@@ -45,9 +45,9 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
     let session = session_given(&args.session_id)?;
-    let response = call.controller.archive(session).await.map_err(|mut error| {
+    let response = call.controller().archive(session).await.map_err(|mut error| {
         if error.code == ErrorCode::SessionRunning {
             "wait_for_completion until it has ended, or stop_session first".clone_into(&mut error.hint);
         }

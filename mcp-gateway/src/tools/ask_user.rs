@@ -101,10 +101,10 @@ fn questions(ask: &InputAsk) -> (String, Map<String, Value>) {
 }
 
 /// Gives the person's answer to the session. False when there was none: declined, or an empty form.
-pub(super) async fn give(call: &Call<'_>, key: &str, result: &ElicitResult) -> Result<bool, Error> {
+pub(crate) async fn give(call: &Call, key: &str, result: &ElicitResult) -> Result<bool, Error> {
     let ElicitationAction::Accept = result.action else { return Ok(false) };
     let Some((name, attention_id)) = key.split_once('/') else { return Ok(false) };
-    let session = call.controller.get(name).await?;
+    let session = call.controller().get(name).await?;
     let open = session.attention.as_ref().filter(|open| open.attention_id == attention_id);
     // Answered by somebody else meanwhile: that counts.
     let Some(open) = open else { return Ok(true) };
@@ -115,7 +115,7 @@ pub(super) async fn give(call: &Call<'_>, key: &str, result: &ElicitResult) -> R
         request_id: format!("ask-{attention_id}"),
         input: Some(Input::Answer(answer)),
     };
-    match call.controller.send(request).await {
+    match call.controller().send(request).await {
         Ok(response) => call.watches.observe(&required(response.session)?),
         Err(error) if matches!(error.code, ErrorCode::AttentionStale | ErrorCode::RequestIdConflict) => {}
         Err(error) => return Err(error),

@@ -116,13 +116,13 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, _args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, _args: Args) -> Result<CallToolResult, Error> {
     let queue = ListSessionsRequest {
         statuses: vec![SessionStatus::Queued.into()],
         limit: QUEUE,
         ..ListSessionsRequest::default()
     };
-    let (workers, listed) = tokio::try_join!(call.controller.workers(), call.controller.list(queue))?;
+    let (workers, listed) = tokio::try_join!(call.controller().workers(), call.controller().list(queue))?;
     structured(&output(&workers, &listed))
 }
 

@@ -113,13 +113,13 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
     let format = args.format.unwrap_or_default();
     let from = args.cursor.as_deref().map_or(Ok(0), |cursor| parse_cursor(cursor, format))?;
     let paths = args.paths.unwrap_or_default();
     check_paths(&paths)?;
     let name = session_given(&args.session_id)?;
-    let session = call.controller.get(name).await?;
+    let session = call.controller().get(name).await?;
     // No character is shorter than a byte: so many bytes are never too many characters.
     let request = GetChangesRequest {
         session: session.session_id.clone(),
@@ -128,7 +128,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
         from_offset: from,
         limit_bytes: args.max_chars.unwrap_or(MAX_CHARS),
     };
-    let response = call.controller.changes(request).await?;
+    let response = call.controller().changes(request).await?;
     let output = output(&session, format, from, response);
     let text = to_text(&output);
     Ok(with_text(to_value(&output)?, text))

@@ -98,7 +98,7 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
     let format = args.format.unwrap_or_default();
     let max_chars = args.max_chars.unwrap_or(MAX_CHARS) as usize;
     let cursor = args.cursor.as_deref().map(|cursor| parse_cursor(cursor, format)).transpose()?;
@@ -109,7 +109,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
             "`tailLines` and `cursor` contradict each other; give one of them",
         ));
     }
-    let session = call.controller.get(session_given(&args.session_id)?).await?;
+    let session = call.controller().get(session_given(&args.session_id)?).await?;
     let output = match format {
         Format::Result => result(&session, cursor, tail_lines, max_chars)?,
         Format::Raw => raw(call, &session, cursor, tail_lines, max_chars).await?,
@@ -162,7 +162,7 @@ impl Output {
 }
 
 async fn paged(
-    call: &Call<'_>,
+    call: &Call,
     session: &Session,
     content: Content,
     cursor: Option<u64>,
@@ -170,7 +170,7 @@ async fn paged(
     max_chars: usize,
 ) -> Result<Output, Error> {
     let source = Source {
-        controller: call.controller,
+        controller: call.controller(),
         session: &session.session_id,
         content,
         max_chars,
@@ -263,7 +263,7 @@ fn result(
 
 /// The bytes themselves: as text where they are text, else as base64.
 async fn raw(
-    call: &Call<'_>,
+    call: &Call,
     session: &Session,
     cursor: Option<u64>,
     tail_lines: Option<usize>,
@@ -274,7 +274,7 @@ async fn raw(
     let mut from = cursor.unwrap_or_else(|| end.saturating_sub(most));
     let mut bytes = Vec::new();
     let span = Span { session: &session.session_id, from, limit: most, to_the_end: has_ended(session) };
-    let reading = call.controller.read(span, |chunk| {
+    let reading = call.controller().read(span, |chunk| {
         let room = max_chars - bytes.len();
         bytes.extend_from_slice(&chunk[..chunk.len().min(room)]);
         bytes.len() < max_chars

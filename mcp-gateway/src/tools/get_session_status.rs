@@ -31,7 +31,7 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
-    let session = call.controller.get(session_given(&args.session_id)?).await?;
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
+    let session = call.controller().get(session_given(&args.session_id)?).await?;
     structured(&SessionView::new(&session, Form::Full))
 }

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use super::{Call, Hints, ToolName, define, session_given, structured};
 use crate::{
     bundles,
+    caller::Caller,
     render::view::{has_ended, one_line},
 };
 
@@ -86,13 +87,20 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
     if args.action == Action::Bundle && args.remote.is_some() {
         return Err(Error::invalid("remote", "`remote` goes with action \"push_branch\" only"));
     }
+    if args.action == Action::Bundle && matches!(call.caller, Caller::Somebody(_)) {
+        // It would lie on the gateway's machine, which is not the caller's.
+        let message =
+            "`action` \"bundle\" writes a file beside a gateway on your own machine, and this is none";
+        return Err(Error::invalid("action", message)
+            .hint("use action \"push_branch\", or `muster fetch` where you have a clone"));
+    }
     let remote = args.remote.unwrap_or_else(|| "origin".to_owned());
     check_remote(&remote)?;
-    let session = call.controller.get(session_given(&args.session_id)?).await?;
+    let session = call.controller().get(session_given(&args.session_id)?).await?;
     let summary = summary(call, &session).await?;
     let allowed = args.action == Action::Bundle || push_allowed(call, &session).await?;
     let dry_run = args.dry_run.unwrap_or(true);
@@ -118,20 +126,20 @@ fn check_remote(remote: &str) -> Result<(), Error> {
     Ok(())
 }
 
-async fn summary(call: &Call<'_>, session: &Session) -> Result<ChangesSummary, Error> {
+async fn summary(call: &Call, session: &Session) -> Result<ChangesSummary, Error> {
     let request = GetChangesRequest {
         session: session.session_id.clone(),
         format: ChangesFormat::Stat.into(),
         limit_bytes: 1,
         ..GetChangesRequest::default()
     };
-    Ok(call.controller.changes(request).await?.summary.unwrap_or_default())
+    Ok(call.controller().changes(request).await?.summary.unwrap_or_default())
 }
 
 /// As the worker that holds the work says; the worker decides anew when it is done.
-async fn push_allowed(call: &Call<'_>, session: &Session) -> Result<bool, Error> {
+async fn push_allowed(call: &Call, session: &Session) -> Result<bool, Error> {
     let project = session.spec.as_ref().map_or("", |spec| spec.project.as_str());
-    let workers = call.controller.workers().await?;
+    let workers = call.controller().workers().await?;
     Ok(workers
         .iter()
         .filter(|worker| worker.worker == session.worker)
@@ -188,9 +196,9 @@ fn next_of_dry_run(output: &Output) -> String {
     .to_owned()
 }
 
-async fn push(call: &Call<'_>, session: &Session, remote: String, output: &mut Output) -> Result<(), Error> {
+async fn push(call: &Call, session: &Session, remote: String, output: &mut Output) -> Result<(), Error> {
     let request = PushBranchRequest { session: session.session_id.clone(), remote };
-    let pushed = call.controller.push(request).await?;
+    let pushed = call.controller().push(request).await?;
     output.done = true;
     output.allowed = true;
     output.branch = one_line(&pushed.branch, LINE_CHARS).unwrap_or_default();
@@ -201,11 +209,11 @@ async fn push(call: &Call<'_>, session: &Session, remote: String, output: &mut O
     Ok(())
 }
 
-async fn bundle(call: &Call<'_>, session: &Session, output: &mut Output) -> Result<(), Error> {
+async fn bundle(call: &Call, session: &Session, output: &mut Output) -> Result<(), Error> {
     if output.commits == 0 && !output.uncommitted {
         return Err(Error::new(ErrorCode::NoChangesKept, "the session changed nothing a bundle could hold"));
     }
-    let (path, bytes) = bundles::fetch(call.controller, session).await?;
+    let (path, bytes) = bundles::fetch(call.controller(), session).await?;
     output.done = true;
     "in a clone that has baseCommit: `git bundle list-heads <path>` names its refs, `git fetch <path> \
      <ref>:<your branch>` brings one; a ref under refs/muster/ holds what was uncommitted too"

@@ -89,9 +89,9 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
     let response = call
-        .controller
+        .controller()
         .list(ListSessionsRequest {
             statuses: args
                 .status

@@ -18,8 +18,10 @@ mod send_input;
 mod spawn_session;
 mod stop_session;
 mod wait_for_completion;
+mod waited;
+mod waiting;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use muster_proto::error::{Error, ErrorCode};
 use muster_runtime::shutdown::Shutdown;
@@ -36,8 +38,15 @@ use serde::Serialize;
 use serde_json::Value;
 use tokio_util::sync::CancellationToken;
 
-pub(crate) use self::progress::Progress;
-use crate::{Config, args, controller::Controller, limits::WaitLimits, schema, watches::Watches};
+pub(crate) use self::ask_user::give as give_answer;
+pub(crate) use self::{
+    progress::Progress,
+    wait_for_completion::{Args as WaitArgs, plan as plan_wait},
+    waiting::{Asker, Plan, Questions, progress as wait_progress, wait},
+};
+use crate::{
+    Config, args, caller::Caller, controller::Controller, limits::WaitLimits, schema, watches::Watches,
+};
 
 /// Shortest tool use id that is taken for unique. Claude's have 30 characters, most of them random; proxies
 /// that imitate it count ("call_1"), and a counter would make another call look like a repetition of this
@@ -46,10 +55,12 @@ const TOOL_USE_ID_CHARS: usize = 20;
 
 /// What a call comes with besides its arguments.
 #[derive(Debug)]
-pub(crate) struct Call<'a> {
-    pub(crate) controller: &'a Controller,
-    pub(crate) config: &'a Config,
-    pub(crate) watches: &'a Watches,
+pub(crate) struct Call {
+    /// Who makes it.
+    pub(crate) caller: Caller,
+    pub(crate) config: Arc<Config>,
+    /// The caller's, and with them the controller as the caller sees it.
+    pub(crate) watches: Watches,
     /// How long a wait of this caller may be.
     pub(crate) waits: WaitLimits,
     pub(crate) tool_use_id: Option<String>,
@@ -92,7 +103,12 @@ impl RequestId {
     }
 }
 
-impl Call<'_> {
+impl Call {
+    /// The controller, for this caller.
+    pub(crate) fn controller(&self) -> &Controller {
+        self.watches.controller()
+    }
+
     /// The caller's id; else the id of the tool use, which a client that lost our answer repeats; else a new
     /// one, which covers our own retries.
     pub(crate) fn request_id(&self, given: Option<String>) -> RequestId {
@@ -143,7 +159,7 @@ macro_rules! tools {
 
         /// Runs a tool.
         pub(crate) async fn call(
-            call: &Call<'_>,
+            call: &Call,
             name: ToolName,
             schema: &JsonObject,
             arguments: JsonObject,

@@ -98,12 +98,12 @@ pub(super) fn accept(mut arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
     let session = session_given(&args.session_id)?.to_owned();
     let request_id = call.request_id(args.request_id.clone());
     let input = match plain_input(&args)? {
         Some(input) => input,
-        None => addressed(&args, &call.controller.get(&session).await?)?,
+        None => addressed(&args, &call.controller().get(&session).await?)?,
     };
     let response = match send(call, &session, &request_id, input).await {
         Err(error) if error.code == ErrorCode::AttentionPending => {
@@ -126,7 +126,7 @@ pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, 
 
 /// Sends `input` once, however often this call is repeated.
 async fn send(
-    call: &Call<'_>,
+    call: &Call,
     session: &str,
     request_id: &RequestId,
     input: Input,
@@ -136,14 +136,14 @@ async fn send(
         request_id: id.to_owned(),
         input: Some(input.clone()),
     };
-    let conflict = match call.controller.send(request(&request_id.id, &input)).await {
+    let conflict = match call.controller().send(request(&request_id.id, &input)).await {
         Err(error) if error.code == ErrorCode::RequestIdConflict => error,
         other => return other,
     };
     // Text answers an open question and is a message otherwise. If it was this request that closed the
     // question, it must be asked for under its first form: with a known id nothing is done anew.
     if let Some(other) = other_form(&input)
-        && let Ok(response) = call.controller.send(request(&request_id.id, &other)).await
+        && let Ok(response) = call.controller().send(request(&request_id.id, &other)).await
     {
         return Ok(response);
     }
@@ -151,7 +151,7 @@ async fn send(
     // Answers are not sent under a new id: they could reach a question that nobody meant.
     match input {
         Input::Message(_) if request_id.derived => {
-            call.controller.send(request(&RequestId::fresh().id, &input)).await
+            call.controller().send(request(&RequestId::fresh().id, &input)).await
         }
         _ => Err(conflict),
     }
@@ -292,8 +292,8 @@ fn pending(open: &Attention) -> Error {
 }
 
 /// The controller refused a message because a question came up meanwhile: say which.
-async fn explain_pending(call: &Call<'_>, session: &str, error: Error) -> Error {
-    match call.controller.get(session).await {
+async fn explain_pending(call: &Call, session: &str, error: Error) -> Error {
+    match call.controller().get(session).await {
         Ok(Session { attention: Some(open), .. }) => pending(&open),
         _ => error,
     }

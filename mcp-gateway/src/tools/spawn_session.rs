@@ -13,6 +13,7 @@ use serde_json::json;
 
 use super::{Call, Hints, RequestId, ToolName, define, structured};
 use crate::{
+    caller::Scope,
     controller::required,
     render::view::{Form, SessionView},
     resources,
@@ -110,14 +111,18 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
+    if args.trust_mode == Some(true) && !call.caller.has(Scope::Trust) {
+        return Err(Error::new(ErrorCode::PermissionDenied, "your token does not allow trust mode")
+            .hint("call again without trustMode, or use a token with the scope trust"));
+    }
     let request_id = call.request_id(args.request_id.clone());
     let spec = spec(args);
     let request = SpawnSessionRequest { spec: Some(spec), request_id: request_id.id };
-    let response = match call.controller.spawn(request.clone()).await {
+    let response = match call.controller().spawn(request.clone()).await {
         // The tool use id was used before for something else, so it is not unique and this is no repetition.
         Err(error) if request_id.derived && error.code == ErrorCode::RequestIdConflict => {
-            call.controller
+            call.controller()
                 .spawn(SpawnSessionRequest { request_id: RequestId::fresh().id, ..request })
                 .await?
         }

@@ -44,10 +44,10 @@ pub(super) const fn accept(arguments: JsonObject) -> JsonObject {
     arguments
 }
 
-pub(super) async fn call(call: &Call<'_>, args: Args) -> Result<CallToolResult, Error> {
+pub(super) async fn call(call: &Call, args: Args) -> Result<CallToolResult, Error> {
     let session = session_given(&args.session_id)?.to_owned();
     let request = StopSessionRequest { session, reason: args.reason.unwrap_or_default() };
-    let response = call.controller.stop(request).await?;
+    let response = call.controller().stop(request).await?;
     let session = required(response.session)?;
     call.watches.observe(&session);
     let view = SessionView::new(&session, Form::Concise);

@@ -69,6 +69,10 @@ impl Farm {
         &self.controller.fake
     }
 
+    pub fn uri(&self) -> String {
+        self.controller.uri()
+    }
+
     pub fn progress(&self) -> Vec<(f64, String)> {
         self.client.service().progress.lock().expect("not poisoned").clone()
     }

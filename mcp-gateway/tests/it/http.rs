@@ -1,7 +1,5 @@
 //! The HTTP face, spoken to as any program might: well, badly, and from elsewhere.
 
-use std::{net::SocketAddr, time::Duration};
-
 use muster_mcp_gateway::{HttpGateway, StartError};
 use muster_proto::v1::SessionStatus;
 use muster_runtime::shutdown::Shutdown;
@@ -12,87 +10,10 @@ use tokio::{
     time::timeout,
 };
 
-use crate::{fake_controller::Running, farm::config};
-
-const LONG: Duration = Duration::from_secs(60);
-const MODERN: &str = "2026-07-28";
-
-struct Site {
-    controller: Running,
-    gateway: HttpGateway,
-    shutdown: Shutdown,
-}
-
-impl Site {
-    async fn start() -> Self {
-        let controller = Running::start().await;
-        let shutdown = Shutdown::new();
-        let listen = "127.0.0.1:0".parse().expect("an address");
-        let gateway =
-            HttpGateway::start(config(&controller.uri()), listen, shutdown.clone()).await.expect("it starts");
-        Self { controller, gateway, shutdown }
-    }
-
-    fn addr(&self) -> SocketAddr {
-        self.gateway.local_addr()
-    }
-
-    async fn open(&self, headers: &[(&str, &str)], body: &str) -> TcpStream {
-        let mut stream = TcpStream::connect(self.addr()).await.expect("connected");
-        let mut request =
-            format!("POST /mcp HTTP/1.1\r\nconnection: close\r\ncontent-length: {}\r\n", body.len());
-        let defaults = [
-            ("host", "127.0.0.1"),
-            ("content-type", "application/json"),
-            ("accept", "application/json, text/event-stream"),
-        ];
-        for (name, value) in
-            defaults.iter().filter(|(name, _)| !headers.iter().any(|(other, _)| other == name))
-        {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        for (name, value) in headers {
-            request.push_str(&format!("{name}: {value}\r\n"));
-        }
-        stream.write_all(format!("{request}\r\n{body}").as_bytes()).await.expect("written");
-        stream
-    }
-
-    /// Status line and headers, and what of the body is data of events or JSON.
-    async fn post(&self, headers: &[(&str, &str)], body: &Value) -> (String, String) {
-        let mut stream = self.open(headers, &body.to_string()).await;
-        let mut answer = Vec::new();
-        timeout(LONG, stream.read_to_end(&mut answer)).await.expect("in time").expect("read");
-        let answer = String::from_utf8_lossy(&answer).into_owned();
-        let (head, body) = answer.split_once("\r\n\r\n").expect("a head");
-        (head.to_owned(), body.to_owned())
-    }
-
-    async fn call(&self, tool: &str, arguments: Value) -> Value {
-        let headers = [("mcp-protocol-version", MODERN), ("mcp-method", "tools/call"), ("mcp-name", tool)];
-        let (head, body) = self.post(&headers, &modern_call(tool, &arguments)).await;
-        assert!(head.starts_with("HTTP/1.1 200"), "{head}\n{body}");
-        message(&body)
-    }
-}
-
-fn modern_call(tool: &str, arguments: &Value) -> Value {
-    json!({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {
-        "name": tool, "arguments": arguments, "_meta": {
-            "io.modelcontextprotocol/protocolVersion": MODERN,
-            "io.modelcontextprotocol/clientCapabilities": {},
-            "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "0"},
-            "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}}})
-}
-
-/// The JSON-RPC answer in a body, be it an event stream or JSON, chunked or not.
-fn message(body: &str) -> Value {
-    body.lines()
-        .map(|line| line.strip_prefix("data: ").unwrap_or(line))
-        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
-        .find(|value| value.get("result").is_some() || value.get("error").is_some())
-        .unwrap_or_else(|| panic!("no answer in {body}"))
-}
+use crate::{
+    farm::config,
+    site::{LONG, MODERN, Site, message, modern_call},
+};
 
 #[tokio::test]
 async fn both_eras_are_served_at_one_address() {
@@ -236,7 +157,10 @@ async fn only_loopback_is_listened_on() {
         HttpGateway::start(config("http://127.0.0.1:1"), listen, Shutdown::new())
     };
     let error = start("0.0.0.0:0").await.expect_err("refused");
-    assert!(matches!(error, StartError::NotLoopback(_)) && error.to_string().contains("loopback"), "{error}");
+    assert!(
+        matches!(error, StartError::Exposed { .. }) && error.to_string().contains("authentication"),
+        "{error}"
+    );
     let site = Site::start().await;
     let error = start(&site.addr().to_string()).await.expect_err("in use");
     assert!(error.to_string().contains("cannot listen on 127.0.0.1:"), "{error}");

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use muster_mcp_gateway::{ServeError, serve_stream};
+use muster_mcp_gateway::{Config, ServeError, serve_stream};
 use muster_runtime::{
     shutdown::Shutdown,
     task::{self, Task},
@@ -21,9 +21,12 @@ use crate::{
 const LONG: Duration = Duration::from_secs(60);
 
 pub struct Wire {
-    controller: Running,
+    /// Its own, when it was given none.
+    controller: Option<Running>,
     _shutdown: Shutdown,
-    _serving: Task<Result<(), ServeError>>,
+    serving: Task<Result<(), ServeError>>,
+    /// What the gateway answered to `initialize`.
+    pub hello: Value,
     input: WriteHalf<DuplexStream>,
     output: Lines<BufReader<ReadHalf<DuplexStream>>>,
     /// What came that was no answer, in order.
@@ -36,44 +39,71 @@ pub struct Wire {
 impl Wire {
     /// A client of the era with sessions.
     pub async fn legacy(version: &str, capabilities: Value) -> Self {
-        let mut wire = Self::open(None).await;
+        let controller = Running::start().await;
+        let mut wire = Self::legacy_to(config(&controller.uri()), version, capabilities).await;
+        wire.controller = Some(controller);
+        wire
+    }
+
+    /// The same before a controller of the caller's.
+    pub async fn legacy_to(config: Config, version: &str, capabilities: Value) -> Self {
+        let mut wire = Self::open(config, None);
         let hello = json!({"protocolVersion": version, "capabilities": capabilities,
             "clientInfo": {"name": "t", "version": "0"}});
         let hello = wire.ask("initialize", hello).await;
         assert_eq!(hello["result"]["protocolVersion"], version, "{hello}");
+        wire.hello = hello["result"].clone();
         wire.send(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"})).await;
         wire
     }
 
     /// A client that says with each request who it is.
     pub async fn modern(capabilities: Value) -> Self {
-        Self::open(Some(json!({
+        let controller = Running::start().await;
+        let mut wire = Self::modern_to(config(&controller.uri()), capabilities).await;
+        wire.controller = Some(controller);
+        wire
+    }
+
+    /// The same before a controller of the caller's.
+    pub async fn modern_to(config: Config, capabilities: Value) -> Self {
+        let meta = json!({
             "io.modelcontextprotocol/protocolVersion": "2026-07-28",
             "io.modelcontextprotocol/clientCapabilities": capabilities,
             "io.modelcontextprotocol/clientInfo": {"name": "t", "version": "0"}
-        })))
-        .await
+        });
+        Self::open(config, Some(meta))
     }
 
-    async fn open(meta: Option<Value>) -> Self {
-        let controller = Running::start().await;
+    fn open(config: Config, meta: Option<Value>) -> Self {
         let (near, far) = tokio::io::duplex(1 << 20);
         let (reader, writer) = tokio::io::split(far);
         let shutdown = Shutdown::new();
-        let config = config(&controller.uri());
         let serving = task::spawn("gateway", serve_stream(config, reader, writer, shutdown.clone()));
         let (output, input) = tokio::io::split(near);
         let output = BufReader::new(output).lines();
         let others = Vec::new();
-        Self { controller, _shutdown: shutdown, _serving: serving, input, output, others, meta, next_id: 1 }
+        let hello = Value::Null;
+        let controller = None;
+        Self { controller, _shutdown: shutdown, serving, hello, input, output, others, meta, next_id: 1 }
+    }
+
+    /// Hangs up and returns when the gateway has ended.
+    pub async fn leave(mut self) {
+        self.input.shutdown().await.expect("closed");
+        timeout(LONG, self.serving).await.expect("in time").expect("no panic").expect("cleanly");
     }
 
     pub fn fake(&self) -> &Fake {
-        &self.controller.fake
+        &self.controller.as_ref().expect("a controller of its own").fake
     }
 
     pub async fn send(&mut self, message: &Value) {
         self.input.write_all(format!("{message}\n").as_bytes()).await.expect("written");
+    }
+
+    pub async fn send_raw(&mut self, bytes: &[u8]) {
+        self.input.write_all(bytes).await.expect("written");
     }
 
     /// Sends a request and gives its id.

@@ -1,5 +1,8 @@
 //! A controller in memory, behind real gRPC, that does what it is told.
 
+mod identity;
+mod tasks;
+
 use std::{
     collections::HashMap,
     net::SocketAddr,
@@ -16,15 +19,17 @@ use muster_proto::{
         DrainWorkerResponse, End, EndReason, ExplainSessionRequest, ExplainSessionResponse,
         FetchBundleRequest, FetchBundleResponse, GetChangesRequest, GetChangesResponse, GetSessionRequest,
         GetSessionResponse, InputAsk, ListSessionsRequest, ListSessionsResponse, ListWorkersRequest,
-        ListWorkersResponse, PermissionAsk, PlanAsk, PushBranchRequest, PushBranchResponse, Question,
-        QuestionOption, ReadOutputRequest, ReadOutputResponse, SendInputRequest, SendInputResponse, Session,
-        SessionSpec, SessionStatus, SpawnSessionRequest, SpawnSessionResponse, StatusCount,
-        StopSessionRequest, StopSessionResponse, UncordonWorkerRequest, UncordonWorkerResponse,
-        WatchSessionsRequest, WatchSessionsResponse, Worker,
+        ListWorkersResponse, PermissionAsk, PlanAsk, Principal, PushBranchRequest, PushBranchResponse,
+        Question, QuestionOption, ReadOutputRequest, ReadOutputResponse, SendInputRequest, SendInputResponse,
+        Session, SessionSpec, SessionStatus, SpawnSessionRequest, SpawnSessionResponse, StatusCount,
+        StopSessionRequest, StopSessionResponse, Task as GatewayTask, UncordonWorkerRequest,
+        UncordonWorkerResponse, WatchSessionsRequest, WatchSessionsResponse, Worker,
         admin_service_server::{AdminService, AdminServiceServer},
         attention::Ask,
+        identity_service_server::IdentityServiceServer,
         send_input_request::Input,
         session_service_server::{SessionService, SessionServiceServer},
+        task_service_server::TaskServiceServer,
     },
 };
 use muster_runtime::task::{self, Task};
@@ -62,6 +67,28 @@ pub struct State {
     pub late: Vec<u8>,
     /// The next spawn is done, and its answer is lost.
     pub lose_next_answer: bool,
+    /// Whose each token is.
+    pub tokens: HashMap<String, Principal>,
+    /// Tokens that were checked.
+    pub checks: usize,
+    /// Whom calls were for.
+    pub principals: Vec<Principal>,
+    /// `authorization` of each call that carried one.
+    pub authorizations: Vec<String>,
+    /// Whose a session is, by handle. One without an owner everybody sees.
+    pub owners: HashMap<String, String>,
+    /// By owner and id.
+    pub tasks: HashMap<(String, String), GatewayTask>,
+    /// Instead of a session.
+    pub refuse_spawn: Option<Error>,
+    /// It knows no tasks.
+    pub no_tasks: bool,
+}
+
+impl State {
+    fn sees(&self, caller: &str, session: &Session) -> bool {
+        caller.is_empty() || self.owners.get(&session.handle).is_none_or(|owner| owner == caller)
+    }
 }
 
 #[derive(Default, Clone)]
@@ -93,10 +120,14 @@ impl Running {
             .max_decoding_message_size(8 << 20)
             .max_encoding_message_size(64 << 20);
         let admin = AdminServiceServer::new(fake.clone());
+        let identity = IdentityServiceServer::new(fake.clone());
+        let tasks = TaskServiceServer::new(fake.clone());
         let serving = task::spawn("fake controller", async move {
             muster_runtime::grpc::server()
                 .add_service(service)
                 .add_service(admin)
+                .add_service(identity)
+                .add_service(tasks)
                 .serve_with_incoming(TcpListenerStream::new(listener))
                 .await
                 .expect("it serves");
@@ -202,8 +233,8 @@ impl Fake {
         self.state().changes.insert(handle.to_owned(), changes);
     }
 
-    fn changes(&self, session: &str) -> Result<Changes, Error> {
-        let handle = self.find(session)?.handle;
+    fn changes(&self, caller: &str, session: &str) -> Result<Changes, Error> {
+        let handle = self.find(caller, session)?.handle;
         let Some(changes) = self.state().changes.get(&handle).cloned() else {
             return Err(Error::new(ErrorCode::NoChangesKept, format!("{handle} did not work in git")));
         };
@@ -224,20 +255,30 @@ impl Fake {
         }
     }
 
-    fn enter<T>(&self, request: &Request<T>) -> Result<(), Status> {
+    /// Gives the name of whom the call is for.
+    fn enter<T>(&self, request: &Request<T>) -> Result<String, Status> {
+        let principal = identity::principal(request);
         let mut state = self.state();
         state.calls += 1;
         if let Some(trace) = request.metadata().get("traceparent").and_then(|value| value.to_str().ok()) {
             state.traces.push(trace.to_owned());
         }
-        if state.down { Err(Status::unavailable("connection refused")) } else { Ok(()) }
+        if let Some(authorization) = request.metadata().get("authorization") {
+            state.authorizations.push(authorization.to_str().expect("ASCII").to_owned());
+        }
+        state.principals.extend(principal.clone());
+        if state.down {
+            return Err(Status::unavailable("connection refused"));
+        }
+        Ok(principal.map(|principal| principal.name).unwrap_or_default())
     }
 
-    fn find(&self, name: &str) -> Result<Session, Error> {
+    fn find(&self, caller: &str, name: &str) -> Result<Session, Error> {
         let state = self.state();
         let matching: Vec<&Session> = state
             .sessions
             .iter()
+            .filter(|session| state.sees(caller, session))
             .filter(|session| {
                 session.handle == name
                     || session.session_id == name
@@ -261,11 +302,14 @@ impl SessionService for Fake {
         &self,
         request: Request<SpawnSessionRequest>,
     ) -> Result<Response<SpawnSessionResponse>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let request = request.into_inner();
         let spec = request.spec.clone().unwrap_or_default();
         if spec.prompt.is_empty() {
             return Err(Error::invalid("prompt", "the prompt is empty").into());
+        }
+        if let Some(error) = self.state().refuse_spawn.clone() {
+            return Err(error.into());
         }
         if spec.trust_mode && spec.project == "strict" {
             return Err(Error::new(
@@ -287,6 +331,9 @@ impl SessionService for Fake {
         let handle = format!("spawned-{}", self.state().sessions.len());
         self.add(&handle, SessionStatus::Queued);
         let mut state = self.state();
+        if !caller.is_empty() {
+            state.owners.insert(handle, caller);
+        }
         let session = state.sessions.last_mut().expect("just added");
         session.spec = request.spec.clone();
         session.queue_position = 1;
@@ -303,8 +350,8 @@ impl SessionService for Fake {
         &self,
         request: Request<GetSessionRequest>,
     ) -> Result<Response<GetSessionResponse>, Status> {
-        self.enter(&request)?;
-        let session = self.find(&request.into_inner().session)?;
+        let caller = self.enter(&request)?;
+        let session = self.find(&caller, &request.into_inner().session)?;
         Ok(Response::new(GetSessionResponse { session: Some(session) }))
     }
 
@@ -312,13 +359,14 @@ impl SessionService for Fake {
         &self,
         request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let request = request.into_inner();
         let mut state = self.state();
         let from: usize = request.cursor.parse().unwrap_or(0);
         let all: Vec<Session> = state
             .sessions
             .iter()
+            .filter(|session| state.sees(&caller, session))
             .filter(|session| request.statuses.is_empty() || request.statuses.contains(&session.status))
             .filter(|session| {
                 let labels = session.spec.as_ref().map(|spec| &spec.labels);
@@ -348,9 +396,9 @@ impl SessionService for Fake {
         &self,
         request: Request<SendInputRequest>,
     ) -> Result<Response<SendInputResponse>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let request = request.into_inner();
-        let session = self.find(&request.session)?;
+        let session = self.find(&caller, &request.session)?;
         let known = self.state().inputs.iter().find(|input| input.request_id == request.request_id).cloned();
         if let Some(before) = known {
             if before.input != request.input {
@@ -386,7 +434,7 @@ impl SessionService for Fake {
             Input::Interrupt(_) if session.status() == SessionStatus::Working => Delivery::Now,
             Input::Interrupt(_) => Delivery::Nothing,
         };
-        let session = self.find(&request.session)?;
+        let session = self.find(&caller, &request.session)?;
         self.state().inputs.push(request);
         Ok(Response::new(SendInputResponse {
             session: Some(session),
@@ -399,27 +447,33 @@ impl SessionService for Fake {
         &self,
         request: Request<StopSessionRequest>,
     ) -> Result<Response<StopSessionResponse>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let request = request.into_inner();
-        let session = self.find(&request.session)?;
+        let session = self.find(&caller, &request.session)?;
         let changed = session.status() != SessionStatus::Stopped;
         self.change(&session.handle, |session| session.set_status(SessionStatus::Stopped));
         self.state().stops.push(request);
-        Ok(Response::new(StopSessionResponse { session: Some(self.find(&session.handle)?), changed }))
+        Ok(Response::new(StopSessionResponse {
+            session: Some(self.find(&caller, &session.handle)?),
+            changed,
+        }))
     }
 
     async fn archive_session(
         &self,
         request: Request<ArchiveSessionRequest>,
     ) -> Result<Response<ArchiveSessionResponse>, Status> {
-        self.enter(&request)?;
-        let session = self.find(&request.into_inner().session)?;
+        let caller = self.enter(&request)?;
+        let session = self.find(&caller, &request.into_inner().session)?;
         if session.status() == SessionStatus::Working {
             return Err(Error::new(ErrorCode::SessionRunning, "it runs").into());
         }
         let changed = !session.archived;
         self.change(&session.handle, |session| session.archived = true);
-        Ok(Response::new(ArchiveSessionResponse { session: Some(self.find(&session.handle)?), changed }))
+        Ok(Response::new(ArchiveSessionResponse {
+            session: Some(self.find(&caller, &session.handle)?),
+            changed,
+        }))
     }
 
     type WatchSessionsStream = Streamed<WatchSessionsResponse>;
@@ -428,10 +482,10 @@ impl SessionService for Fake {
         &self,
         request: Request<WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let mut names = Vec::new();
         for name in request.into_inner().sessions {
-            names.push(self.find(&name)?.handle);
+            names.push(self.find(&caller, &name)?.handle);
         }
         {
             let mut state = self.state();
@@ -444,7 +498,7 @@ impl SessionService for Fake {
         // The first look comes a session at a time, as that of a farm with long prompts does.
         let mut first = Vec::new();
         for name in &names {
-            first.push(Ok(WatchSessionsResponse { sessions: vec![self.find(name)?] }));
+            first.push(Ok(WatchSessionsResponse { sessions: vec![self.find(&caller, name)?] }));
         }
         let stream = stream::unfold((guard, changes, names), |(guard, mut changes, names)| async move {
             changes.changed().await.ok()?;
@@ -470,9 +524,9 @@ impl SessionService for Fake {
         &self,
         request: Request<ReadOutputRequest>,
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let request = request.into_inner();
-        let session = self.find(&request.session)?;
+        let session = self.find(&caller, &request.session)?;
         let mut all = self.state().output.get(&session.handle).cloned().unwrap_or_default();
         let late = self.state().late.clone();
         if request.follow {
@@ -503,10 +557,10 @@ impl SessionService for Fake {
         &self,
         request: Request<GetChangesRequest>,
     ) -> Result<Response<GetChangesResponse>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let request = request.into_inner();
         self.state().asked_changes.push(request.clone());
-        let changes = self.changes(&request.session)?;
+        let changes = self.changes(&caller, &request.session)?;
         let text = changes.texts.get(&request.format()).cloned().unwrap_or_default();
         let from = request.from_offset as usize;
         if !text.is_char_boundary(from) {
@@ -528,8 +582,8 @@ impl SessionService for Fake {
         &self,
         request: Request<FetchBundleRequest>,
     ) -> Result<Response<Self::FetchBundleStream>, Status> {
-        self.enter(&request)?;
-        let changes = self.changes(&request.into_inner().session)?;
+        let caller = self.enter(&request)?;
+        let changes = self.changes(&caller, &request.into_inner().session)?;
         let first = FetchBundleResponse { summary: Some(changes.summary), data: b"# v2 git".to_vec().into() };
         let second = FetchBundleResponse { summary: None, data: b" bundle\n".to_vec().into() };
         Ok(Response::new(stream::iter([Ok(first), Ok(second)]).boxed()))
@@ -539,9 +593,9 @@ impl SessionService for Fake {
         &self,
         request: Request<PushBranchRequest>,
     ) -> Result<Response<PushBranchResponse>, Status> {
-        self.enter(&request)?;
+        let caller = self.enter(&request)?;
         let request = request.into_inner();
-        let summary = self.changes(&request.session)?.summary;
+        let summary = self.changes(&caller, &request.session)?.summary;
         self.state().pushes.push(request.clone());
         let remote = if request.remote.is_empty() { "origin".to_owned() } else { request.remote };
         Ok(Response::new(PushBranchResponse { remote, branch: summary.branch, commit: summary.head_commit }))
