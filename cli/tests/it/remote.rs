@@ -234,7 +234,7 @@ fn a_gateway_reaches_a_controller_over_tls_with_a_token_of_its_own() {
     let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client });
     ask(1, "initialize", hello);
     let listed = ask(2, "tools/call", json!({ "name": "list_sessions", "arguments": {} }));
-    assert_eq!(listed["result"]["isError"].as_bool().unwrap_or(false), false, "{listed}");
+    assert!(listed["result"].is_object() && listed["result"]["isError"] != true, "{listed}");
     drop(stdin);
     assert_eq!(finish(child).code, 0);
     assert_eq!(farm.role.leave(), 0);
