@@ -137,7 +137,7 @@ pub struct CallerLimits {
 
 impl Default for CallerLimits {
     fn default() -> Self {
-        Self { per_second: 50, burst: 500, open: 1000, sessions: 200 }
+        Self { per_second: 50, burst: 2000, open: 1200, sessions: 200 }
     }
 }
 

@@ -134,7 +134,7 @@ impl Server {
         };
         let arguments = request.arguments.unwrap_or_default();
         let outcome = if as_task && name == ToolName::WaitForCompletion {
-            self.shared.tasks.wait(call, &tool.input_schema, arguments).await
+            Box::pin(self.shared.tasks.wait(call, &tool.input_schema, arguments)).await
         } else {
             tools::call(&call, name, &tool.input_schema, arguments).await
         };

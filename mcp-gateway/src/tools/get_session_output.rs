@@ -69,6 +69,7 @@ struct Output {
     #[serde(skip_serializing_if = "Option::is_none")]
     base64: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schemars(with = "Option<Vec<std::collections::BTreeMap<String, Value>>>")]
     events: Option<Vec<Value>>,
     untrusted_end: String,
     cursor: String,

@@ -168,7 +168,8 @@ macro_rules! tools {
                 $(ToolName::$variant => {
                     let arguments = $module::accept(arguments);
                     let arguments = args::parse::<$module::Args>(schema, arguments)?;
-                    Ok(CallToolResponse::from($module::call(call, arguments).await?))
+                    // Each in a box of its own: a wait, of which there are many, holds no room for the largest.
+                    Ok(CallToolResponse::from(Box::pin($module::call(call, arguments)).await?))
                 })+
             }
         }

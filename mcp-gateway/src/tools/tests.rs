@@ -30,6 +30,9 @@ fn definitions_are_plain_described_and_small() {
             walk(&Value::Object(schema.as_ref().clone()), "", &mut |path, value| {
                 let last = path.rsplit('/').next().unwrap_or_default();
                 assert!(!value.is_null() && *value != json!("null"), "{name}{path}");
+                // A bare `true` or `{}` describes nothing, and strict clients say so.
+                let holds_schema = last == "items" || path.rsplit('/').nth(1) == Some("properties");
+                assert!(!holds_schema || value["type"].is_string(), "{name}{path} has no type: {value}");
                 assert!(!matches!(last, "$ref" | "$defs" | "format" if value.is_string()), "{name}{path}");
             });
         }
