@@ -138,6 +138,16 @@ pub enum LogFormat {
     Json,
 }
 
+/// `yes` or `no`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum YesNo {
+    /// It is so
+    Yes,
+    /// It is not
+    No,
+}
+
 /// `key=value`. The key is not empty.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "String")]

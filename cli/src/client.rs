@@ -7,7 +7,8 @@ use muster_proto::{
     limits, metadata,
     v1::{
         GetSessionRequest, Session, admin_service_client::AdminServiceClient,
-        identity_service_client::IdentityServiceClient, session_service_client::SessionServiceClient,
+        audit_service_client::AuditServiceClient, identity_service_client::IdentityServiceClient,
+        project_service_client::ProjectServiceClient, session_service_client::SessionServiceClient,
     },
 };
 use muster_runtime::{
@@ -77,6 +78,10 @@ pub struct Client {
     pub admin: AdminServiceClient<Service>,
     /// Who may call.
     pub identity: IdentityServiceClient<Service>,
+    /// Declared projects.
+    pub projects: ProjectServiceClient<Service>,
+    /// Who did what.
+    pub audit: AuditServiceClient<Service>,
     found: Found,
 }
 
@@ -108,8 +113,12 @@ impl Client {
             .max_encoding_message_size(limits::MESSAGE_BYTES);
         let admin = AdminServiceClient::with_interceptor(channel.clone(), caller.clone())
             .max_decoding_message_size(limits::MESSAGE_BYTES);
-        let identity = IdentityServiceClient::with_interceptor(channel, caller);
-        Ok(Self { sessions, admin, identity, found })
+        let identity = IdentityServiceClient::with_interceptor(channel.clone(), caller.clone());
+        let projects = ProjectServiceClient::with_interceptor(channel.clone(), caller.clone())
+            .max_decoding_message_size(limits::MESSAGE_BYTES);
+        let audit = AuditServiceClient::with_interceptor(channel, caller)
+            .max_decoding_message_size(limits::MESSAGE_BYTES);
+        Ok(Self { sessions, admin, identity, projects, audit, found })
     }
 
     /// A request that gives up on a controller that takes it and never answers.

@@ -26,16 +26,21 @@ pub fn read<T: Args + DeserializeOwned>(path: &Path) -> Result<T, Failure> {
 }
 
 fn parse<T: Args + DeserializeOwned>(text: &str) -> Result<T, Failure> {
+    let table = check_keys(text, &keys::<T>())?;
+    toml::from_str(text).map_err(|error| culprit::<T>(table, text).unwrap_or_else(|| refused(&error)))
+}
+
+/// The table, if all its keys are known; the first that is not is named with the one that was meant.
+pub fn check_keys(text: &str, known: &BTreeSet<String>) -> Result<toml::Table, Failure> {
     let table: toml::Table = toml::from_str(text).map_err(|error| refused(&error))?;
-    let known = keys::<T>();
     if let Some(unknown) = table.keys().find(|key| !known.contains(key.as_str())) {
-        let hint = match nearest(unknown, &known) {
+        let hint = match nearest(unknown, known) {
             Some(near) => format!("did you mean {near:?}?"),
             None => format!("the keys are: {}", known.iter().cloned().collect::<Vec<_>>().join(", ")),
         };
         return Err(Failure::usage(format!("unknown key {unknown:?}")).hint(hint));
     }
-    toml::from_str(text).map_err(|error| culprit::<T>(table, text).unwrap_or_else(|| refused(&error)))
+    Ok(table)
 }
 
 /// The first key whose value cannot be taken, by name and line. Options that several roles share are read through a

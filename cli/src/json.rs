@@ -46,6 +46,7 @@ pub fn session(session: &Session) -> Value {
         "project": spec.project,
         "branch": session.workspace.as_ref().and_then(|workspace| text(&workspace.branch)),
         "worker": text(&session.worker),
+        "workerLastHeardAt": moment(session.worker_last_heard_at.as_ref()),
         "workspace": session.workspace.as_ref().map(workspace),
         "turns": usage.turns,
         "tokens": tokens(&usage),
@@ -197,6 +198,7 @@ pub fn explanation(session: &str, explanation: &ExplainSessionResponse) -> Value
         "heldBy": text(&explanation.held_by),
         "effectivePriority": explanation.effective_priority,
         "waitingSince": moment(explanation.waiting_since.as_ref()),
+        "earliestStartAt": moment(explanation.earliest_start_at.as_ref()),
         "workers": explanation.verdicts.iter().map(|verdict| json!({
             "worker": verdict.worker,
             "reason": verdict.reason,

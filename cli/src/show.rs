@@ -172,6 +172,9 @@ pub fn headline(session: &Session) -> String {
     if !session.blocked.is_empty() && session.end.is_none() {
         return format!("blocked: {}", session.blocked);
     }
+    if let (SessionStatus::Unreachable, Some(heard)) = (session.status(), &session.worker_last_heard_at) {
+        return format!("worker {} was last heard at {}", session.worker, second(Some(heard)));
+    }
     if let Some(end) = session.end.as_ref().filter(|_| session.status() != SessionStatus::Completed) {
         return end.message.clone();
     }

@@ -2,11 +2,13 @@
 
 mod answer;
 mod archive;
+mod audit;
 pub mod completion;
 pub mod diff;
 mod fetch;
 mod logs;
 pub mod maintain;
+mod project;
 mod ps;
 mod push;
 mod send;
@@ -56,10 +58,14 @@ pub enum Verb {
     Archive(archive::Options),
     /// List workers
     Workers(workers::Options),
-    /// Make, list and take back access tokens
+    /// Declare projects and what their sessions may do
+    Project(project::Options),
+    /// Make, list and take back tokens, of machines that join and of whoever calls
     Token(token::Options),
     /// Say whom the controller takes you for
     Whoami(token::WhoAmI),
+    /// Show who did what, and whether it was allowed
+    Audit(audit::Options),
 }
 
 /// Runs a verb to its end.
@@ -80,6 +86,8 @@ pub fn run(verb: Verb) -> Result<Exit, Failure> {
             Verb::Stop(options) => stop::run(options).await,
             Verb::Archive(options) => archive::run(options).await,
             Verb::Workers(options) => workers::run(options).await,
+            Verb::Project(options) => Box::pin(project::run(options)).await,
+            Verb::Audit(options) => Box::pin(audit::run(options)).await,
             Verb::Token(options) => token::run(options).await,
             Verb::Whoami(options) => token::whoami(options).await,
         }

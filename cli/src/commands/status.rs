@@ -57,6 +57,7 @@ pub fn page(session: &Session, now: SystemTime) -> String {
     }
     page.field("project", &spec.project);
     page.field("worker", &session.worker);
+    page.field("last heard", &when(session.worker_last_heard_at.as_ref(), now));
     if let Some(workspace) = &session.workspace {
         page.field("workspace", &workspace.path);
         page.field("branch", &workspace.branch);
@@ -230,6 +231,21 @@ mod tests {
         let page = page(&session, SystemTime::now());
         assert!(page.contains("status:    working (disk_full)\n"), "{page}");
         assert!(page.contains("resumed:   2 times, after it was interrupted\n"), "{page}");
+    }
+
+    #[test]
+    fn a_silent_worker_is_shown_with_when_it_was_last_heard() {
+        let now = SystemTime::now();
+        let heard = now - std::time::Duration::from_secs(600);
+        let mut session = Session {
+            worker: "build-07".into(),
+            worker_last_heard_at: Some(muster_proto::time::from_system(heard)),
+            ..Default::default()
+        };
+        session.set_status(SessionStatus::Unreachable);
+        let page = page(&session, now);
+        assert!(page.contains("last heard:") && page.contains("(10m ago)"), "{page}");
+        assert!(show::headline(&session).starts_with("worker build-07 was last heard at "), "{page}");
     }
 
     #[test]

@@ -46,6 +46,9 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
     if explanation.effective_priority != 0 {
         output.line(&format!("priority {}, with what waiting has added", explanation.effective_priority))?;
     }
+    if let Some(start) = &explanation.earliest_start_at {
+        output.line(&format!("it may start from {} on", show::second(Some(start))))?;
+    }
     let mut table = Table::new(&["WORKER", "FILTER", "WHY NOT"]);
     for verdict in &explanation.verdicts {
         table.row(vec![Cell::new(&verdict.worker), Cell::new(&verdict.filter), Cell::new(&verdict.reason)]);

@@ -4,7 +4,7 @@ use std::{io::Read as _, process::Stdio};
 
 use crate::process::{User, finish};
 
-const COMMANDS: [&str; 21] = [
+const COMMANDS: [&str; 23] = [
     "up",
     "controller",
     "worker",
@@ -23,12 +23,14 @@ const COMMANDS: [&str; 21] = [
     "stop",
     "archive",
     "workers",
+    "project",
     "token",
     "whoami",
+    "audit",
     "completion",
 ];
 /// Verbs that talk to a controller, with arguments they take.
-const CALLS: [&[&str]; 23] = [
+const CALLS: [&[&str]; 30] = [
     &["ps"],
     &["status", "abcd"],
     &["logs", "abcd"],
@@ -52,6 +54,13 @@ const CALLS: [&[&str]; 23] = [
     &["token", "ls"],
     &["token", "revoke", "t-1"],
     &["whoami"],
+    &["audit"],
+    &["audit", "--verify"],
+    &["project", "add", "web", "--git", "https://git.example/web.git"],
+    &["project", "set", "web", "--max-turns", "5"],
+    &["project", "ls"],
+    &["project", "show", "web"],
+    &["project", "rm", "web"],
 ];
 
 #[test]
@@ -112,6 +121,11 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["worker", "--slots", "0"], "1..=1000"),
         (&["worker", "--name", "Not A Name"], "worker name"),
         (&["worker", "--project", "web"], "name=path"),
+        (&["project", "set", "web"], "nothing to set"),
+        (&["project", "add"], "<NAME"),
+        (&["project", "add", "web", "-f", "/nowhere.toml"], "/nowhere.toml"),
+        (&["project", "add", "web", "--on-lost", "forget"], "restart"),
+        (&["audit", "--known", "3:00"], "SEQ:HASH"),
         (&["completion", "tcsh"], "bash"),
         (&["shim"], "shim"),
     ] {

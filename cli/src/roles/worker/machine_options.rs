@@ -8,7 +8,7 @@ use muster_worker::{ClaudeConfig, DeclaredConfig, Needs as NeedsConfig, Timing};
 use serde::Deserialize;
 
 use crate::{
-    args::{KeyValue, Logs, Project},
+    args::{KeyValue, Logs, Project, YesNo},
     failure::Failure,
     roles::{list, machine::Claude},
     size::Size,
@@ -98,16 +98,6 @@ impl Machine {
             logs: self.logs.or(lower.logs),
         }
     }
-}
-
-/// `yes` or `no`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum YesNo {
-    /// It is so
-    Yes,
-    /// It is not
-    No,
 }
 
 /// What a declared project's policy may make of this machine.
