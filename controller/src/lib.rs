@@ -7,6 +7,7 @@ pub mod disk;
 pub mod engine;
 pub mod fleet;
 pub mod identity;
+pub mod metrics;
 pub mod output;
 pub mod projects;
 pub mod scheduler;
@@ -250,6 +251,7 @@ impl Controller {
             None => None,
         };
         let router = service::router(context).await?;
+        muster_runtime::metrics::watch_disk("controller", &config.state_dir);
         info!(addr = %local_addr, state = %config.state_dir.display(), "the controller listens");
         let sweep = task::spawn("sweep tasks", async move {
             loop {

@@ -30,7 +30,21 @@ compose_has_the_shape_compose_takes() {
     ends_with 1 check-jsonschema --builtin-schema vendor.compose-spec wrong.yaml
 }
 
+the_chart_renders_what_kubernetes_takes() { "$here/helm.py"; }
+
+the_role_is_clean() {
+    cp -R "$deploy/ansible" role
+    cd role
+    ANSIBLE_HOME=$T/home ansible-lint --offline --profile production
+    ANSIBLE_HOME=$T/home ansible-playbook --syntax-check -i localhost, example.yml
+    # It does look: a task without a name is refused.
+    printf -- '- ansible.builtin.command: ls\n' >>roles/muster/tasks/main.yml
+    ends_with 2 env ANSIBLE_HOME="$T/home" ansible-lint --offline --profile production
+}
+
 run scripts_are_clean
 run containers_are_clean
 run compose_has_the_shape_compose_takes
+run the_chart_renders_what_kubernetes_takes
+run the_role_is_clean
 finish

@@ -11,6 +11,7 @@
 //! Invariant: a label has few values. The number of labels is part of an instrument's type; a label that could name a
 //! session does not compile; what a program elsewhere chooses (a model's name) passes [`Distinct`] first.
 
+mod disk;
 mod distinct;
 mod instrument;
 mod process;
@@ -20,7 +21,8 @@ pub mod serve;
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-pub use distinct::Distinct;
+pub use disk::watch_disk;
+pub use distinct::{Distinct, OTHER};
 pub use instrument::{Amount, Counter, Gauge, Histogram, Level, Sample};
 
 /// Whether anybody reads.

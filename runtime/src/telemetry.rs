@@ -23,7 +23,9 @@ use tracing_subscriber::{
     util::SubscriberInitExt as _,
 };
 
-pub use self::context::{link_to_traceparent, set_parent_from_traceparent, traceparent};
+pub use self::context::{
+    in_trace, link_to_traceparent, record_span, set_parent_from_traceparent, traceparent,
+};
 use crate::metrics;
 
 /// Libraries whose own chatter would drown ours at debug level.
@@ -168,6 +170,9 @@ pub fn init_with_metrics(
         .try_init()
         .map_err(|_| InitError::AlreadySet)?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    if let Some(providers) = &guard.otlp {
+        providers.install();
+    }
     if let Some(readers) = &guard.metrics {
         readers.install();
     }

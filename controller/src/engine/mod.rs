@@ -14,6 +14,7 @@ mod expire;
 mod input;
 mod lease;
 mod maintain;
+mod observe;
 mod place;
 mod read;
 mod recover;

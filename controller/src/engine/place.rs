@@ -1,6 +1,6 @@
 //! Between the scheduler, which only thinks, and the workers.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use muster_proto::{
     ids::WorkerId,
@@ -43,8 +43,10 @@ impl Engine {
         queue.extend(stage.touched().filter(is_queued).map(|session| (session.state.queue_ticket, session)));
         let queue: Vec<_> = queue.values().map(|session| request(session, &self.book)).collect();
         let now = muster_proto::time::now();
+        let began = Instant::now();
         let placements =
             scheduler::plan(&queue, &mut fleet, &mut changes.usage, &self.config.policy, millis(now));
+        crate::metrics::PLAN.took(began.elapsed(), []);
         drop(queue);
         for (id, worker) in placements {
             let Some(mut session) = stage.copy(&self.book, id) else { continue };

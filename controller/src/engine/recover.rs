@@ -106,6 +106,7 @@ pub(super) async fn load(
         boot_owed,
         absent_told: false,
         expire_at: started,
+        sample_at: started,
         waiting_for_empty: Vec::new(),
         ahead,
     };

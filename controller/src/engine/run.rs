@@ -14,8 +14,8 @@ use tokio::{
 };
 
 use super::{
-    Change, Config, Message, book::Book, events, maintain::Waiter, read::Viewer, recover::boot_value,
-    stage::Stage, stop, watch::Watchers,
+    Change, Config, Message, book::Book, events, maintain::Waiter, observe, read::Viewer,
+    recover::boot_value, stage::Stage, stop, watch::Watchers,
 };
 use crate::{
     fleet::{Registry, link::Closing},
@@ -47,6 +47,8 @@ pub(super) struct Engine {
     pub(super) absent_told: bool,
     /// When to look next for sessions to forget.
     pub(super) expire_at: Instant,
+    /// When to look next at what only adds up.
+    pub(super) sample_at: Instant,
     pub(super) waiting_for_empty: Vec<Waiter>,
     /// How far its clock is ahead of the machine's: tests let time pass.
     pub(super) ahead: Duration,
@@ -92,6 +94,7 @@ impl Engine {
             }
             self.place(&mut stage);
             self.commit(stage).await;
+            observe::sample(&mut self);
         }
         self.store.close().await;
     }
@@ -142,10 +145,15 @@ impl Engine {
                 });
             }
             Change::Attach { hello, reply } => {
+                let arriving = observe::arriving(self, &hello);
                 let attached = self.attach(*hello, stage);
+                if matches!(attached, Ok(super::Attached::Linked(_))) {
+                    arriving.connected();
+                }
                 stage.answer(move |_, commit| drop(reply.send(commit.and(attached))));
             }
             Change::Detach { worker, link } => {
+                observe::disconnected(&worker);
                 self.fleet.detach(&worker, link);
                 self.plan_due = true;
             }
@@ -209,7 +217,9 @@ impl Engine {
         if let Some(boot) = self.boot_owed.filter(|_| writes) {
             txn.put(keys::BOOT, boot_value(boot));
         }
+        let began = Instant::now();
         if writes && let Err(error) = self.store.commit(txn).await {
+            observe::stored(&stage, began, true);
             let refused = Error::new(ErrorCode::StoreUnavailable, error.to_string())
                 .hint("Nothing was changed. Free space in the state folder or look at the controller's log.");
             for worker in std::mem::take(&mut stage.reporters) {
@@ -224,7 +234,9 @@ impl Engine {
         }
         if writes {
             self.boot_owed = None;
+            observe::stored(&stage, began, false);
         }
+        observe::committed(&self.book, &stage);
         let revision = &mut self.revision;
         let changed = stage.install(&mut self.book, || {
             *revision += 1;

@@ -37,13 +37,19 @@ impl Maintenance {
         !self.interrupted && self.deadline.is_some_and(past)
     }
 
+    /// In a word.
+    #[must_use]
+    pub fn word(&self) -> &'static str {
+        match self.mode() {
+            MaintenanceMode::Draining => "draining",
+            MaintenanceMode::Cordoned | MaintenanceMode::Unspecified => "cordoned",
+        }
+    }
+
     /// In words, for whoever asks why nothing is placed there.
     #[must_use]
     pub fn sentence(&self) -> String {
-        let what = match self.mode() {
-            MaintenanceMode::Draining => "draining",
-            MaintenanceMode::Cordoned | MaintenanceMode::Unspecified => "cordoned",
-        };
+        let what = self.word();
         if self.reason.is_empty() { what.to_owned() } else { format!("{what}: {}", self.reason) }
     }
 

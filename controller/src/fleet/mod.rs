@@ -309,6 +309,12 @@ impl Registry {
         self.workers.contains_key(worker)
     }
 
+    /// Whether `worker` last introduced itself as this process.
+    #[must_use]
+    pub fn is_incarnation(&self, worker: &WorkerId, incarnation: &Incarnation) -> bool {
+        self.workers.get(worker).is_some_and(|worker| worker.incarnation == *incarnation)
+    }
+
     /// Which boot of its machine a worker runs in; empty: not known.
     #[must_use]
     pub fn boot(&self, worker: &WorkerId) -> &str {

@@ -32,7 +32,11 @@ use muster_proto::{
         worker_service_server::WorkerServiceServer,
     },
 };
-use muster_runtime::{grpc, shutdown::Shutdown};
+use muster_runtime::{
+    grpc,
+    metrics::rpc::{CallDuration, Methods},
+    shutdown::Shutdown,
+};
 use tonic::{Request, transport::server::Router};
 use tower::layer::util::{Identity, Stack};
 
@@ -90,7 +94,7 @@ impl Context {
 pub struct BuildError(#[from] tonic_reflection::server::Error);
 
 /// Every service, behind the gate.
-pub type Gated = Router<Stack<GateLayer, Identity>>;
+pub type Gated = Router<Stack<GateLayer, Stack<CallDuration, Identity>>>;
 
 /// Every service on one router, behind the gate.
 ///
@@ -123,6 +127,7 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
     health.set_serving::<ProjectServiceServer<projects::Projects>>().await;
     health.set_serving::<TaskServiceServer<tasks::Tasks>>().await;
     let server = grpc::server()
+        .layer(CallDuration::server(Methods::of_descriptors(FILE_DESCRIPTOR_SET)))
         .layer(gate)
         .max_concurrent_streams(STREAMS)
         .initial_stream_window_size(STREAM_WINDOW)

@@ -245,7 +245,10 @@ impl Push {
             }
             let opened = chunk.session_id.parse().ok().and_then(|id| Some((id, self.open.get(&id)?.clone())));
             match opened {
-                Some((id, (replica, epoch))) => work.push((id, replica, epoch, chunk)),
+                Some((id, (replica, epoch))) => {
+                    crate::metrics::OUTPUT.add(chunk.data.len() as u64, ["from_worker"]);
+                    work.push((id, replica, epoch, chunk));
+                }
                 None => self.waiting.entry(chunk.session_id).or_default().unknown = true,
             }
         }

@@ -99,6 +99,7 @@ impl Reader {
         loop {
             if let Some(response) = self.ready.pop_front() {
                 self.sent_any = true;
+                crate::metrics::OUTPUT.add(response.data.len() as u64, ["to_reader"]);
                 return Ok(Some(response));
             }
             if self.done {

@@ -9,6 +9,7 @@ mod farm;
 mod fleet;
 mod life;
 mod maintenance;
+mod metrics;
 mod output;
 mod recovery;
 mod restart;

@@ -3,7 +3,7 @@
 
 use std::{fmt::Write as _, path::Path};
 
-use super::{Definition, process, rpc};
+use super::{Definition, disk, process, rpc};
 
 /// Set to anything: [`check`] writes the section instead of comparing it.
 pub const UPDATE: &str = "MUSTER_UPDATE_GOLDEN";
@@ -12,6 +12,7 @@ pub const UPDATE: &str = "MUSTER_UPDATE_GOLDEN";
 #[must_use]
 pub fn definitions() -> Vec<Definition> {
     let mut all = process::definitions();
+    all.extend(disk::definitions());
     all.extend(rpc::definitions());
     all
 }

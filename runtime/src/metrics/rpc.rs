@@ -13,6 +13,9 @@ use std::{
     time::Instant,
 };
 
+use pin_project_lite::pin_project;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 use tonic::Code;
 use tower::{Layer, Service};
 
@@ -56,6 +59,20 @@ impl Methods {
         let (streaming, unary): (Vec<_>, Vec<_>) = methods.into_iter().partition(|(_, streams)| *streams);
         let names = |list: Vec<(String, bool)>| Arc::new(list.into_iter().map(|(name, _)| name).collect());
         Self { unary: names(unary), streaming: names(streaming) }
+    }
+
+    /// All methods of an encoded `FileDescriptorSet`; none when it is not one, which a build makes sure of.
+    #[must_use]
+    pub fn of_descriptors(encoded: &[u8]) -> Self {
+        let files = FileDescriptorSet::decode(encoded).unwrap_or_default().file;
+        Self::new(files.iter().flat_map(|file| {
+            file.service.iter().flat_map(|service| {
+                service.method.iter().map(|method| {
+                    let name = format!("{}.{}/{}", file.package(), service.name(), method.name());
+                    (name, method.client_streaming() || method.server_streaming())
+                })
+            })
+        }))
     }
 
     /// What a call of `path` is recorded as; None: not at all.
@@ -115,7 +132,6 @@ pub struct Measured<S> {
 impl<S, B, R> Service<http::Request<B>> for Measured<S>
 where
     S: Service<http::Request<B>, Response = http::Response<R>>,
-    S::Future: Unpin,
 {
     type Response = S::Response;
     type Error = S::Error;
@@ -129,16 +145,20 @@ where
         let call = enabled()
             .then(|| self.methods.recorded(request.uri().path()).map(ToOwned::to_owned))
             .flatten()
-            .map(|method| Call { side: self.side, method, began: Instant::now() });
+            .map(|method| Call { side: self.side, method, began: Instant::now(), recorded: false });
         Measuring { inner: self.inner.call(request), call }
     }
 }
 
-/// A call under way.
-#[derive(Debug)]
-pub struct Measuring<F> {
-    inner: F,
-    call: Option<Call>,
+pin_project! {
+    /// A call under way.
+    #[derive(Debug)]
+    pub struct Measuring<F> {
+        #[pin]
+        inner: F,
+        // Recorded when it ends, or when it is dropped before.
+        call: Option<Call>,
+    }
 }
 
 #[derive(Debug)]
@@ -146,10 +166,12 @@ struct Call {
     side: Side,
     method: String,
     began: Instant,
+    recorded: bool,
 }
 
 impl Call {
-    fn ended(&self, code: Option<Code>) {
+    fn ended(&mut self, code: Option<Code>) {
+        self.recorded = true;
         let status = code.map_or("", name);
         let error = match code {
             Some(Code::Ok) => "",
@@ -166,15 +188,25 @@ impl Call {
     }
 }
 
+impl Drop for Call {
+    fn drop(&mut self) {
+        // Dropped under way: the caller left, or its patience ended.
+        if !self.recorded {
+            self.ended(Some(Code::Cancelled));
+        }
+    }
+}
+
 impl<F, R, E> Future for Measuring<F>
 where
-    F: Future<Output = Result<http::Response<R>, E>> + Unpin,
+    F: Future<Output = Result<http::Response<R>, E>>,
 {
     type Output = F::Output;
 
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(Pin::new(&mut self.inner).poll(cx));
-        if let Some(call) = self.call.take() {
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let result = ready!(this.inner.poll(cx));
+        if let Some(mut call) = this.call.take() {
             // A refusal is all head; an answer's status follows its one message, and is OK.
             call.ended(result.as_ref().ok().map(|response| {
                 response
@@ -184,15 +216,6 @@ where
             }));
         }
         Poll::Ready(result)
-    }
-}
-
-impl<F> Drop for Measuring<F> {
-    fn drop(&mut self) {
-        // Dropped under way: the caller left, or its patience ended.
-        if let Some(call) = self.call.take() {
-            call.ended(Some(Code::Cancelled));
-        }
     }
 }
 

@@ -78,6 +78,11 @@ impl Providers {
         OpenTelemetryTracingBridge::new(&self.logger)
     }
 
+    /// For spans of what is over, which `tracing` cannot tell.
+    pub(super) fn install(&self) {
+        opentelemetry::global::set_tracer_provider(self.tracer.clone());
+    }
+
     pub(super) fn shutdowns(self) -> Vec<Shutdown> {
         let Self { tracer, logger } = self;
         vec![Box::new(move || drop(tracer.shutdown())), Box::new(move || drop(logger.shutdown()))]

@@ -107,6 +107,16 @@ async fn tells_everything() {
     let linked = tracing::info_span!(target: "muster_test", "later");
     telemetry::link_to_traceparent(&linked, PARENT);
     drop((span, linked));
+    let began = std::time::UNIX_EPOCH + std::time::Duration::from_secs(7);
+    telemetry::record_span(
+        "waited",
+        PARENT,
+        (began, began + std::time::Duration::from_secs(2)),
+        [("a", "b".to_owned())],
+    );
+    telemetry::record_span("nowhere", "", (began, began), []);
+    telemetry::in_trace(PARENT, || tracing::info!(name: "muster.test.told", { a = 1 }, "told"));
+    metrics::watch_disk("test", &std::env::temp_dir());
     measure();
     call().await;
     let addr = guard.metrics_addr().expect("served");

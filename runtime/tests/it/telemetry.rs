@@ -30,11 +30,20 @@ async fn spans_metrics_and_events_arrive_and_belong_together() {
     assert_ne!(later.trace_id, trace);
     assert_eq!(later.links.iter().map(|link| &link.trace_id).collect::<Vec<_>>(), [&trace]);
 
-    let event = match received.logs.as_slice() {
-        [event] => event,
-        others => panic!("one event, not {others:?}"),
+    let waited = received.spans.iter().find(|span| span.name == "waited").expect("the span of the past");
+    assert_eq!((&waited.trace_id, &waited.parent_span_id), (&trace, &work.parent_span_id));
+    assert_eq!((waited.start_time_unix_nano, waited.end_time_unix_nano), (7_000_000_000, 9_000_000_000));
+    assert!(!received.spans.iter().any(|span| span.name == "nowhere"));
+
+    let (event, told) = match received.logs.as_slice() {
+        [event, told] => (event, told),
+        others => panic!("two events, not {others:?}"),
     };
-    assert_eq!(event.event_name, "muster.test.changed");
+    assert_eq!(
+        (event.event_name.as_str(), told.event_name.as_str()),
+        ("muster.test.changed", "muster.test.told")
+    );
+    assert_eq!((&told.trace_id, &told.span_id), (&trace, &work.parent_span_id));
     assert_eq!((&event.trace_id, &event.span_id), (&trace, &work.span_id));
     assert!(event.attributes.iter().any(|attribute| attribute.key == "session.id"));
 
