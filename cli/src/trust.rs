@@ -12,6 +12,7 @@ use std::{
 use clap::Args;
 use muster_runtime::tls::Trust;
 use rustls::pki_types::{CertificateDer, pem::PemObject as _};
+use serde::Deserialize;
 
 use crate::failure::Failure;
 
@@ -21,7 +22,8 @@ const TOKEN_VARIABLE: &str = "MUSTER_TOKEN";
 const TOKEN_BYTES: u64 = 4096;
 
 /// How to be sure of a controller on another machine, and to be known there.
-#[derive(Debug, Clone, Default, Args)]
+#[derive(Debug, Clone, Default, Args, Deserialize)]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Credentials {
     /// The farm's root, for a controller at https://: the SHA-256 of its key in hexadecimal, or a PEM file (the
     /// controller's `ca/root.pem`)
@@ -35,6 +37,14 @@ pub struct Credentials {
 }
 
 impl Credentials {
+    /// Fills what is not set from `lower`.
+    pub fn or(self, lower: Self) -> Self {
+        Self {
+            controller_root: self.controller_root.or(lower.controller_root),
+            token_file: self.token_file.or(lower.token_file),
+        }
+    }
+
     /// The access token, if there is one: the environment's goes before the file's.
     pub fn token(&self) -> Result<Option<Token>, Failure> {
         if let Some(token) = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty()) {
@@ -79,7 +89,8 @@ impl fmt::Debug for Token {
 }
 
 /// The root of a farm, as it is told to a client.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "String")]
 pub enum FarmRoot {
     /// SHA-256 of its key (SubjectPublicKeyInfo, DER).
     Hash([u8; 32]),
@@ -95,6 +106,14 @@ impl FromStr for FarmRoot {
             return Err("it is empty: give the hash of the root's key, or a PEM file".to_owned());
         }
         Ok(unhex(text).map_or_else(|| Self::File(text.into()), Self::Hash))
+    }
+}
+
+impl TryFrom<String> for FarmRoot {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse()
     }
 }
 

@@ -208,3 +208,51 @@ fn a_machine_that_cannot_join_says_why_and_what_next() {
     assert!(second.stderr.contains("muster token create"), "{}", second.stderr);
     assert_eq!(farm.role.leave(), 0);
 }
+
+#[test]
+fn a_gateway_reaches_a_controller_over_tls_with_a_token_of_its_own() {
+    use std::io::{BufRead as _, BufReader, Write as _};
+
+    let farm = Remote::start();
+    let (uri, hash) = farm.remote();
+    let token = farm.run(&["token", "create", "--role", "orchestrator", "--name", "gw"]).stdout;
+    let rootless = farm.user.run(&["mcp", "--controller", &uri]);
+    assert_eq!(rootless.code, 2, "{rootless:?}");
+    assert!(rootless.stderr.contains("--controller-root"), "{}", rootless.stderr);
+    let mut command = farm.user.command(&["mcp", "--controller", &uri, "--controller-root", &hash]);
+    command.env("MUSTER_TOKEN", token.trim()).stdin(std::process::Stdio::piped());
+    let mut child = command.spawn().expect("starts");
+    let mut stdin = child.stdin.take().expect("stdin");
+    let mut lines = BufReader::new(child.stdout.take().expect("stdout")).lines();
+    let mut ask = |id: u32, method: &str, params: serde_json::Value| {
+        let request = json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params });
+        writeln!(stdin, "{request}").expect("sent");
+        let line = lines.next().expect("a line").expect("read");
+        serde_json::from_str::<serde_json::Value>(&line).expect("JSON")
+    };
+    let client = json!({ "name": "test", "version": "0" });
+    let hello = json!({ "protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": client });
+    ask(1, "initialize", hello);
+    let listed = ask(2, "tools/call", json!({ "name": "list_sessions", "arguments": {} }));
+    assert!(listed["result"].is_object() && listed["result"]["isError"] != true, "{listed}");
+    drop(stdin);
+    assert_eq!(finish(child).code, 0);
+    assert_eq!(farm.role.leave(), 0);
+}
+
+#[test]
+fn a_real_controller_keeps_declared_projects_and_what_they_allow() {
+    let farm = Remote::start();
+    let added =
+        farm.run(&["project", "add", "web", "--git", "https://git.example/web.git", "--max-turns", "5"]);
+    assert_eq!(added.code, 0, "{added:?}");
+    let set = farm.run(&["project", "set", "web", "--on-lost", "restart", "--json"]).json();
+    assert_eq!((&set["maxTurns"], &set["onLost"]), (&json!(5), &json!("restart")), "{set}");
+    let refused = farm.run(&["spawn", "--project", "web", "--max-turns", "50", "fix it"]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert!(refused.stderr.starts_with("error: policy_refused: "), "{}", refused.stderr);
+    let bad = farm.run(&["project", "set", "web", "--git", "ext::sh -c id"]);
+    assert_eq!(bad.code, 2, "{bad:?}");
+    assert_eq!(farm.run(&["project", "rm", "web"]).code, 0);
+    assert_eq!(farm.role.leave(), 0);
+}

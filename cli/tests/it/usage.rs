@@ -118,6 +118,8 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["controller", "--caller-weight", "2"], "names nobody"),
         (&["up", "--http", "10.0.0.1:7421"], "loopback"),
         (&["mcp", "--http", "[::]:7421"], "loopback"),
+        (&["mcp", "--require-token"], "--http"),
+        (&["controller", "--lease", "1s"], "two heartbeats"),
         (&["worker", "--slots", "0"], "1..=1000"),
         (&["worker", "--name", "Not A Name"], "worker name"),
         (&["worker", "--project", "web"], "name=path"),

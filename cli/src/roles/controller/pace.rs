@@ -25,6 +25,13 @@ pub struct Pace {
     #[arg(long, env = "MUSTER_UNREACHABLE_AFTER", hide_env_values = true, value_name = "TIME")]
     #[arg(help_heading = HEADING)]
     unreachable_after: Option<Period>,
+    /// How long a worker that hears nothing may run sessions that start elsewhere then (projects with `on-lost =
+    /// "restart"`), at least two heartbeats, at most 1h; 0: they wait for their worker like all others [default: 60s]
+    #[arg(long, env = "MUSTER_LEASE", hide_env_values = true, value_name = "TIME", help_heading = HEADING)]
+    lease: Option<Period>,
+    /// What passes beyond the lease before they do: never less than workers take to stop a session [default: 45s]
+    #[arg(long, env = "MUSTER_LEASE_MARGIN", hide_env_values = true, value_name = "TIME", help_heading = HEADING)]
+    lease_margin: Option<Period>,
 }
 
 impl Pace {
@@ -33,6 +40,8 @@ impl Pace {
         Self {
             heartbeat: self.heartbeat.or(lower.heartbeat),
             unreachable_after: self.unreachable_after.or(lower.unreachable_after),
+            lease: self.lease.or(lower.lease),
+            lease_margin: self.lease_margin.or(lower.lease_margin),
         }
     }
 
@@ -55,6 +64,19 @@ impl Pace {
             ))
             .hint("set --unreachable-after, or --heartbeat"));
         }
+        if let Some(Period(lease)) = self.lease {
+            config.lease = lease;
+        }
+        if let Some(Period(margin)) = self.lease_margin {
+            config.lease_margin = margin;
+        }
+        let lease = config.lease;
+        if !lease.is_zero() && !(least..=LONGEST_SILENCE).contains(&lease) {
+            return Err(Failure::usage(format!(
+                "lease is {lease:?}, and must be two heartbeats ({least:?}) to 1h, or 0"
+            ))
+            .hint("set --lease, or --heartbeat"));
+        }
         Ok(())
     }
 }
@@ -66,7 +88,8 @@ mod tests {
     fn set(heartbeat: Option<&str>, silence: Option<&str>) -> Result<muster_controller::Config, Failure> {
         let mut config = muster_controller::Config::new(super::super::default_listen(), "/x".into());
         let period = |text: Option<&str>| text.map(|text| text.parse().expect(text));
-        Pace { heartbeat: period(heartbeat), unreachable_after: period(silence) }.set(&mut config)?;
+        Pace { heartbeat: period(heartbeat), unreachable_after: period(silence), ..Pace::default() }
+            .set(&mut config)?;
         Ok(config)
     }
 
@@ -85,5 +108,17 @@ mod tests {
         ] {
             assert!(set(heartbeat, silence).is_err(), "{heartbeat:?} {silence:?}");
         }
+    }
+
+    #[test]
+    fn a_lease_is_longer_than_two_heartbeats_or_none() {
+        let set = |lease: &str| {
+            let mut config = muster_controller::Config::new(super::super::default_listen(), "/x".into());
+            let pace = Pace { lease: lease.parse().ok(), ..Pace::default() };
+            pace.set(&mut config).map(|()| config.lease)
+        };
+        assert_eq!(set("10s").expect("taken"), Duration::from_secs(10));
+        assert_eq!(set("0").expect("taken"), Duration::ZERO);
+        assert!(set("3s").is_err() && set("2h").is_err());
     }
 }
