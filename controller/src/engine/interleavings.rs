@@ -4,6 +4,7 @@
 //! models that keep the protocol: they report in order, report again what is not acknowledged, and hold what
 //! they were given over their own restarts. What is checked is what the promises say; see [`World::check`].
 
+mod ops;
 mod worker;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -12,7 +13,10 @@ use futures::FutureExt as _;
 use muster_proto::v1::{Answer, Decision, connect_response::Body, input};
 use proptest::prelude::*;
 
-use self::worker::{Act, Fake, GHOST};
+use self::{
+    ops::{Fate, Op, cases, fate, op},
+    worker::{Fake, GHOST},
+};
 use super::{stage::Stage, *};
 use crate::{
     engine::run::Engine,
@@ -27,150 +31,6 @@ use crate::{
 const SLOTS: [u32; 3] = [2, 1, 1];
 /// The project whose sessions end with the lease.
 const LEASED: &str = "leased";
-
-#[derive(Debug, Clone)]
-enum Op {
-    Spawn {
-        request: u8,
-    },
-    Message {
-        session: u8,
-        request: u8,
-    },
-    Answer {
-        session: u8,
-        attention: u8,
-    },
-    Interrupt {
-        session: u8,
-    },
-    Stop {
-        session: u8,
-    },
-    Archive {
-        session: u8,
-    },
-    Tick,
-    Connect {
-        worker: u8,
-    },
-    Disconnect {
-        worker: u8,
-    },
-    /// The worker takes its next commands.
-    Take {
-        worker: u8,
-        count: u8,
-    },
-    /// Something happens to a session on the worker.
-    Act {
-        worker: u8,
-        session: u8,
-        act: Act,
-    },
-    /// The worker's next reports reach the engine.
-    Report {
-        worker: u8,
-        count: u8,
-    },
-    /// Anything it ever reported reaches the engine once more.
-    Repeat {
-        worker: u8,
-        which: u8,
-    },
-    /// A report arrives over a link that was replaced.
-    Late {
-        worker: u8,
-        which: u8,
-    },
-    /// An attempt that is over speaks once more: a machine set back to an older image.
-    Ghost {
-        worker: u8,
-        session: u8,
-        what: u8,
-    },
-    /// The worker says that it is there.
-    Beat {
-        worker: u8,
-    },
-    /// Time passes, for everybody alike.
-    Pass {
-        seconds: u8,
-    },
-    /// The worker's machine restarts: what ran is gone, what is on its disk is not.
-    Reboot {
-        worker: u8,
-    },
-    /// Its disk is gone too.
-    Wipe {
-        worker: u8,
-    },
-}
-
-/// What becomes of the engine around one batch.
-#[derive(Debug, Clone, Copy)]
-enum Fate {
-    Lives,
-    /// The store refuses.
-    CommitFails,
-    /// Dies after the batch was applied and before it was committed.
-    DiesBefore,
-    /// Dies after the commit, before anybody heard of it.
-    DiesAfter,
-}
-
-fn act() -> impl Strategy<Value = Act> {
-    prop_oneof![
-        2 => Just(Act::Ready),
-        4 => Just(Act::Apply),
-        4 => Just(Act::Begin),
-        3 => Just(Act::Ask),
-        1 => Just(Act::Withdraw),
-        2 => Just(Act::EndTurn),
-        3 => Just(Act::Complete),
-        1 => Just(Act::Fail),
-        2 => Just(Act::Lose),
-        1 => Just(Act::Hang),
-        3 => Just(Act::Obey),
-    ]
-}
-
-fn op() -> impl Strategy<Value = Op> {
-    let worker = 0..3u8;
-    let session = 0..6u8;
-    prop_oneof![
-        3 => (0..6u8).prop_map(|request| Op::Spawn { request }),
-        2 => (session.clone(), 0..4u8).prop_map(|(session, request)| Op::Message { session, request }),
-        4 => (session.clone(), 0..3u8).prop_map(|(session, attention)| Op::Answer { session, attention }),
-        1 => session.clone().prop_map(|session| Op::Interrupt { session }),
-        1 => session.clone().prop_map(|session| Op::Stop { session }),
-        1 => session.clone().prop_map(|session| Op::Archive { session }),
-        1 => Just(Op::Tick),
-        4 => worker.clone().prop_map(|worker| Op::Connect { worker }),
-        1 => worker.clone().prop_map(|worker| Op::Disconnect { worker }),
-        8 => (worker.clone(), 1..4u8).prop_map(|(worker, count)| Op::Take { worker, count }),
-        20 => (worker.clone(), session, act())
-            .prop_map(|(worker, session, act)| Op::Act { worker, session, act }),
-        10 => (worker.clone(), 1..6u8).prop_map(|(worker, count)| Op::Report { worker, count }),
-        2 => (worker.clone(), any::<u8>()).prop_map(|(worker, which)| Op::Repeat { worker, which }),
-        1 => (worker.clone(), any::<u8>()).prop_map(|(worker, which)| Op::Late { worker, which }),
-        3 => (worker.clone(), any::<u8>(), any::<u8>())
-            .prop_map(|(worker, session, what)| Op::Ghost { worker, session, what }),
-        6 => worker.clone().prop_map(|worker| Op::Beat { worker }),
-        2 => (0..110u8).prop_map(|seconds| Op::Pass { seconds }),
-        1 => worker.clone().prop_map(|worker| Op::Reboot { worker }),
-        1 => worker.prop_map(|worker| Op::Wipe { worker }),
-    ]
-}
-
-fn fate() -> impl Strategy<Value = Fate> {
-    prop_oneof![
-        20 => Just(Fate::Lives),
-        1 => Just(Fate::CommitFails),
-        1 => Just(Fate::DiesBefore),
-        1 => Just(Fate::DiesAfter),
-    ]
-}
 
 /// A change and who waits for its answer.
 enum Waiting {
@@ -279,7 +139,7 @@ impl World {
         for change in changes {
             self.engine.apply(change, &mut stage);
         }
-        if ops.iter().any(|op| matches!(op, Op::Tick)) {
+        if ops.iter().any(|op| matches!(op, Op::Tick | Op::Pass { .. })) {
             self.engine.tick();
             self.engine.lapse(&mut stage);
         }
@@ -376,11 +236,16 @@ impl World {
                 let passed = self.passed;
                 changes.extend(self.workers[usize::from(worker)].beat(passed));
             }
-            Op::Pass { seconds } => {
+            Op::Pass { seconds, silent } => {
                 self.passed += Duration::from_secs(seconds.into());
                 self.engine.ahead = self.passed;
                 let passed = self.passed;
-                self.workers.iter_mut().for_each(|worker| worker.pass(passed));
+                for (number, worker) in self.workers.iter_mut().enumerate() {
+                    worker.pass(passed);
+                    if number != usize::from(silent) {
+                        changes.extend(worker.beat(passed));
+                    }
+                }
             }
             Op::Reboot { worker } => {
                 let worker = &mut self.workers[usize::from(worker)];
@@ -577,10 +442,42 @@ impl World {
     }
 }
 
-/// Few enough for every run of the tests; `PROPTEST_CASES` asks for more.
-fn cases() -> ProptestConfig {
-    let given = ProptestConfig::default();
-    if std::env::var_os("PROPTEST_CASES").is_some() { given } else { ProptestConfig { cases: 100, ..given } }
+#[test]
+fn a_session_of_a_lost_worker_starts_elsewhere_once_the_lease_and_a_stop_have_passed() {
+    let mut world = World::new();
+    let alone = |op: Op| [op];
+    for op in [Op::Connect { worker: 1 }, Op::Beat { worker: 0 }, Op::Beat { worker: 1 }] {
+        world.batch(&alone(op), Fate::Lives);
+    }
+    world.batch(&alone(Op::Spawn { request: 0 }), Fate::Lives);
+    let id = world.session(0).expect("one");
+    let on = |world: &World| world.engine.book.get(id).expect("there").worker().map(String::from);
+    let lost = usize::from(on(&world).expect("placed") != "w0");
+    let (lost_worker, other) = (u8::try_from(lost).expect("few"), u8::try_from(1 - lost).expect("few"));
+    world.batch(&alone(Op::Take { worker: lost_worker, count: 9 }), Fate::Lives);
+    world.batch(&alone(Op::Act { worker: lost_worker, session: 0, act: worker::Act::Ready }), Fate::Lives);
+    world.batch(&alone(Op::Report { worker: lost_worker, count: 9 }), Fate::Lives);
+    let running = |world: &World, worker: usize| world.workers[worker].running().count();
+    assert_eq!(running(&world, lost), 1);
+    world.batch(&alone(Op::Disconnect { worker: lost_worker }), Fate::Lives);
+    world.batch(&alone(Op::Pass { seconds: 104, silent: lost_worker }), Fate::Lives);
+    assert_eq!((on(&world), running(&world, lost)), (Some(format!("w{lost}")), 0), "a margin is left");
+    // A start counts anew.
+    world.crash();
+    let op = Op::Connect { worker: other };
+    world.batch(&alone(op), Fate::Lives);
+    world.batch(&alone(Op::Pass { seconds: 104, silent: lost_worker }), Fate::Lives);
+    assert_eq!(on(&world), Some(format!("w{lost}")));
+    world.batch(&alone(Op::Pass { seconds: 1, silent: lost_worker }), Fate::Lives);
+    world.batch(&alone(Op::Take { worker: other, count: 9 }), Fate::Lives);
+    assert_eq!((on(&world), running(&world, 1 - lost)), (Some(format!("w{}", 1 - lost)), 1));
+    // The old one is back, told to keep what it has, and not listened to.
+    world.batch(&alone(Op::Connect { worker: lost_worker }), Fate::Lives);
+    let fenced = |body: &Body| matches!(body, Body::Stop(stop) if stop.fenced);
+    assert!(world.workers[lost].inbox.iter().any(fenced));
+    world.batch(&alone(Op::Report { worker: lost_worker, count: 9 }), Fate::Lives);
+    world.settle();
+    assert_eq!(world.engine.book.get(id).expect("there").phase(), Phase::Completed);
 }
 
 proptest! {

@@ -158,6 +158,8 @@ impl Engine {
                 self.plan_due = true;
             }
             Change::Heartbeat { worker, link, heartbeat } => {
+                // With its first it has a lease.
+                self.plan_due |= heartbeat.seq > 0 && !self.fleet.is_leased(&worker);
                 if self.fleet.heard(&worker, link, Some(heartbeat), self.now()) && heartbeat.seq > 0 {
                     let ack = HeartbeatAck { seq: heartbeat.seq };
                     self.fleet.send(&worker, Body::HeartbeatAck(ack));

@@ -283,6 +283,12 @@ impl Registry {
         now.saturating_duration_since(since) >= long
     }
 
+    /// Whether a heartbeat of its link was acknowledged.
+    #[must_use]
+    pub fn is_leased(&self, worker: &WorkerId) -> bool {
+        self.workers.get(worker).is_some_and(|worker| worker.leased)
+    }
+
     /// Notes that `worker` has a mirror of a declared project.
     pub fn mirrors(&mut self, worker: &WorkerId, project: &str) {
         if let Some(worker) = self.workers.get_mut(worker)

@@ -67,7 +67,10 @@ impl FakeWorker {
         let (commands, acked, seqs) = (VecDeque::new(), HashMap::new(), HashMap::new());
         let mut worker = Self { hello, up, down: connected.into_inner(), commands, acked, seqs };
         match worker.receive().await {
-            Down::Welcome(welcome) => assert_eq!(welcome.protocol, PROTOCOL.max),
+            Down::Welcome(welcome) => {
+                let most = worker.hello.protocol.expect("a range").max;
+                assert_eq!(welcome.protocol, PROTOCOL.max.min(most));
+            }
             other => panic!("the first message is {other:?}"),
         }
         Ok(worker)
@@ -154,6 +157,21 @@ impl FakeWorker {
         // What comes after it on the same link is acknowledged after it was heard.
         let stranger = format!("beat {}", self.seqs.len());
         self.report(&stranger, 1, Event::TurnEnded(TurnEnded::default())).await;
+    }
+
+    /// Says that it is there and waits for the answer; the status its link ended with.
+    pub async fn try_beat(&mut self, seq: u64) -> Result<(), Status> {
+        let beat = Heartbeat { seq, ..Heartbeat::default() };
+        // A link that has ended takes nothing; what it ended with is still there to be read.
+        let _ = self.up.send(ConnectRequest { body: Some(Up::Heartbeat(beat)) }).await;
+        loop {
+            let message = timeout(PATIENCE, self.down.message()).await.expect("an answer in time")?;
+            match message.and_then(|message| message.body) {
+                Some(Down::HeartbeatAck(ack)) if ack.seq == seq => return Ok(()),
+                Some(_) => {}
+                None => return Err(Status::ok("ended")),
+            }
+        }
     }
 
     /// Workspace, first input and first turn.

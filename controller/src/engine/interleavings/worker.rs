@@ -166,6 +166,11 @@ impl Fake {
         let mut sent = Vec::new();
         while let Some(pipe) = &mut self.pipe {
             match pipe.next().now_or_never() {
+                // Heard at once: one that is heard late makes the lease shorter.
+                Some(Some(Ok(ConnectResponse { body: Some(Body::HeartbeatAck(ack)) }))) => {
+                    let sent = self.beats[usize::try_from(ack.seq).expect("few") - 1];
+                    self.lease_until = self.lease_until.max(Some(sent + LEASE));
+                }
                 Some(Some(Ok(command))) => sent.extend(command.body),
                 // The link was cut: what was on it is lost.
                 Some(Some(Err(_)) | None) => self.unlink(),
@@ -197,10 +202,6 @@ impl Fake {
                         Some(held) => held.stopping = held.running,
                         None => self.say(id, stop.attempt, ended(EndReason::WorkerLost, false)),
                     }
-                }
-                Body::HeartbeatAck(ack) => {
-                    let sent = self.beats[usize::try_from(ack.seq).expect("few") - 1];
-                    self.lease_until = self.lease_until.max(Some(sent + LEASE));
                 }
                 Body::EventAck(ack) => {
                     self.unacked.retain(|e| e.session_id != ack.session_id || e.event_seq > ack.event_seq);
