@@ -157,6 +157,7 @@ impl Identities {
     /// # Errors
     /// TOKEN_NOT_FOUND, or when it cannot be made durable.
     pub async fn revoke_join(&self, id: &str) -> Result<(), Error> {
+        let _turn = self.0.machine_change.lock().await;
         let found = self.machines().joins.get(id).map(|kept| (kept.record.clone(), kept.revision));
         let (mut record, before) = found.ok_or_else(|| {
             let error = Error::new(ErrorCode::TokenNotFound, format!("there is no join token {id:?}"));
@@ -177,6 +178,7 @@ impl Identities {
     /// # Errors
     /// UNAUTHENTICATED without a word on why; INVALID_ARGUMENT for a name that is taken; as the store says.
     pub async fn enrol(&self, token: &str, key: &ProvenKey, wanted: &str) -> Result<Granted, Error> {
+        let _turn = self.0.machine_change.lock().await;
         let hash = key.hash();
         let (id, mut join, join_before) = self.join_of(token)?;
         let again = join.used.iter().find(|used| used.key == hash).map(|used| used.worker.clone());
@@ -236,6 +238,7 @@ impl Identities {
     /// # Errors
     /// UNAUTHENTICATED when it is none any more; as the store says.
     pub async fn renew(&self, worker: &WorkerId, key: &ProvenKey) -> Result<Granted, Error> {
+        let _turn = self.0.machine_change.lock().await;
         let found = self.machines().workers.get(worker).map(|kept| (kept.record.clone(), kept.revision));
         let (mut record, before) = found.filter(|(record, _)| !record.revoked).ok_or_else(refused)?;
         let (certificate, expires_at) = self.certificate(worker, key)?;
@@ -261,6 +264,7 @@ impl Identities {
     /// # Errors
     /// WORKER_NOT_FOUND, or when it cannot be made durable: then it counts on.
     pub async fn revoke_worker(&self, worker: &WorkerId) -> Result<(), Error> {
+        let _turn = self.0.machine_change.lock().await;
         let found = self.machines().workers.get(worker).map(|kept| (kept.record.clone(), kept.revision));
         let (mut record, before) = found.ok_or_else(|| {
             let error = Error::new(ErrorCode::WorkerNotFound, format!("no worker {worker} has joined"));

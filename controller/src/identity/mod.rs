@@ -81,6 +81,8 @@ struct Inner {
     ca: Arc<Ca>,
     certificate_life: Duration,
     machines: RwLock<Machines>,
+    /// Held from reading a machine's record until its change is durable: machines join and renew at the same moment.
+    machine_change: tokio::sync::Mutex<()>,
     access: RwLock<BTreeMap<String, Kept>>,
 }
 
@@ -166,7 +168,8 @@ impl Identities {
             }
         }
         let access = RwLock::new(access);
-        Ok(Self(Arc::new(Inner { store, hasher, ca, certificate_life, machines, access })))
+        let machine_change = tokio::sync::Mutex::default();
+        Ok(Self(Arc::new(Inner { store, hasher, ca, certificate_life, machines, machine_change, access })))
     }
 
     /// The farm's authority.

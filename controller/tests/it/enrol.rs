@@ -102,6 +102,21 @@ async fn token(farm: &Farm, request: CreateJoinTokenRequest) -> (String, JoinTok
     (made.token, made.info.expect("what it is"))
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_that_join_with_one_token_at_the_same_moment_all_join() {
+    let farm = farm(|_| {}).await;
+    let ask = CreateJoinTokenRequest { uses: 8, ..CreateJoinTokenRequest::default() };
+    let token = local(&farm).create_join_token(ask).await.expect("made").into_inner().token;
+    let keys: Vec<KeyPair> = (0..8).map(|_| KeyPair::generate().expect("a key")).collect();
+    let names: Vec<String> = (0..8).map(|number| format!("m{number}")).collect();
+    let joining = keys.iter().zip(&names).map(|(key, name)| enrol(&token, key, name));
+    for (enrolled, name) in futures::future::join_all(joining).await.into_iter().zip(&names) {
+        assert_eq!(&enrolled.expect("enrolled").worker, name);
+    }
+    let ninth = enrol(&token, &KeyPair::generate().expect("a key"), "m9").await;
+    assert_eq!(ninth.expect_err("used up").code, ErrorCode::Unauthenticated);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_machine_joins_with_a_token_works_over_tls_renews_and_is_nobody_once_revoked() {
     let farm = farm(|_| {}).await;
