@@ -75,6 +75,8 @@ pub struct DeclaredConfig {
     pub allow_push: bool,
     /// Whether `file` URLs are taken. `None`: only from a controller on the same machine.
     pub file_urls: Option<bool>,
+    /// A git configuration file for what talks to a project's remote, instead of the user's own: credential helpers, proxies.
+    pub git_config: Option<PathBuf>,
     /// A mirror that was fetched a shorter time ago is not fetched again, unless it misses what is asked for.
     pub refresh_after: Duration,
     /// Longest a fetch may take.
@@ -95,6 +97,7 @@ impl Default for DeclaredConfig {
             trusted: false,
             allow_push: false,
             file_urls: None,
+            git_config: None,
             refresh_after: Duration::from_secs(60),
             fetch_limit: Duration::from_secs(15 * 60),
             mirror_limit_bytes: 20 << 30,

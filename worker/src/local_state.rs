@@ -5,17 +5,20 @@
 //!   worker.lock                      held while a worker runs on this folder
 //!   identity/                        what this machine keeps of having joined a farm; see crate::join
 //!   fenced/<session id>-<attempt>/   what attempts left that were placed elsewhere meanwhile; for people, for a while
+//!   mirrors/                         repositories of declared projects; see workspace::mirror
 //!   temporary/                       indexes and bundles on their way; emptied at start
 //!   tmp/<end of session id>-<n>/     what claude itself would leave in /tmp; gone with the attempt
 //!   worktrees/<handle>/              a session's workspace; nothing outside is ever removed
 //!   sessions/<session id>/
 //!     session.json                   Record: what holds over all attempts
 //!     workspace.json                 what the workspace is to be, written before it is made
+//!     setup.done                     the project's set-up command succeeded in the workspace
 //!     spool                          every byte of output of all attempts; byte 0 has offset `base_offset`
 //!     events                         the outbox: events until the controller has them
 //!     release.pb                     the workspace to be released, while that is not done
 //!     transcripts/                   claude's own record of the conversation, `<session id>.jsonl` and what belongs to it
 //!     attempt-<n>/
+//!       setup/                       the shim of the project's set-up command, as an attempt's own
 //!       start.pb                     the StartSession, durable before anything starts
 //!       launch.json, shim.lock, shim.pid, shim.sock, journal, stderr.log, exit.json     see shim::files
 //! ```

@@ -59,6 +59,7 @@ fn launch_order(place: &Place, program: &str, args: &[&str]) -> Launch {
         program: PathBuf::from(program),
         args: args.iter().map(|arg| (*arg).to_owned()).collect(),
         env: BTreeMap::from([("PATH".to_owned(), std::env::var("PATH").expect("a PATH"))]),
+        secret_env: Vec::new(),
         cwd: place.cwd.clone(),
         rows: 50,
         cols: 200,

@@ -213,6 +213,7 @@ async fn understands(conversation: &[u8], speaks: u16, lease_until: Option<u64>)
         program: PathBuf::from("/bin/cat"),
         args: Vec::new(),
         env: BTreeMap::new(),
+        secret_env: Vec::new(),
         cwd: dir.path().to_owned(),
         rows: 50,
         cols: 200,

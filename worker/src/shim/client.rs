@@ -3,7 +3,7 @@
 //! Called by the session actor. A link that ends without `Exited` says nothing about claude: the caller looks at the
 //! attempt's directory and connects again.
 
-use std::{io, path::Path, process::Stdio, time::Duration};
+use std::{collections::BTreeMap, io, path::Path, process::Stdio, time::Duration};
 
 use muster_runtime::task::{self, Task};
 use tokio::{
@@ -94,10 +94,36 @@ impl ShimLink {
 /// # Errors
 /// [`LinkError::Start`] with the reason when the program cannot be executed.
 pub async fn launch(shim_program: &Path, dir: &AttemptDir) -> Result<ShimLink, LinkError> {
+    launch_with(shim_program, dir, &BTreeMap::new()).await
+}
+
+/// As [`launch`], with the values of the launch order's `secret_env`.
+///
+/// # Errors
+/// As [`launch`].
+pub async fn launch_with(
+    shim_program: &Path,
+    dir: &AttemptDir,
+    secrets: &BTreeMap<String, String>,
+) -> Result<ShimLink, LinkError> {
     let mut command = Command::new(shim_program);
     command.arg("shim").arg(dir.path()).env_clear();
-    command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
-    let output = match tokio::time::timeout(LAUNCH_TIMEOUT, command.output()).await {
+    command.stdin(if secrets.is_empty() { Stdio::null() } else { Stdio::piped() });
+    command.stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+    let run = async {
+        let mut child = command.spawn()?;
+        let stdin = child.stdin.take();
+        let tell = async {
+            if let Some(mut stdin) = stdin {
+                // A shim that does not take them says why by its end.
+                let _ = stdin.write_all(&serde_json::to_vec(secrets)?).await;
+            }
+            Ok::<_, io::Error>(())
+        };
+        let (output, told) = tokio::join!(child.wait_with_output(), tell);
+        told.and(output)
+    };
+    let output = match tokio::time::timeout(LAUNCH_TIMEOUT, run).await {
         Ok(output) => output.map_err(LinkError::Shim)?,
         Err(_) => return Err(LinkError::Shim(io::ErrorKind::TimedOut.into())),
     };

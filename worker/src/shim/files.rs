@@ -30,8 +30,11 @@ pub struct Launch {
     pub program: PathBuf,
     /// Arguments after the program's name.
     pub args: Vec<String>,
-    /// The whole environment.
+    /// The environment, but for what is secret.
     pub env: BTreeMap<String, String>,
+    /// Names of the variables whose values come through the shim's stdin, as a JSON object, and are on no disk.
+    #[serde(default)]
+    pub secret_env: Vec<String>,
     /// Where it runs.
     pub cwd: PathBuf,
     /// Height of the PTY.

@@ -19,6 +19,7 @@ mod stdin;
 mod tree;
 
 use std::{
+    collections::BTreeMap,
     fs::{File, OpenOptions, TryLockError},
     io::{self, Read as _, Write as _},
     os::{
@@ -32,7 +33,10 @@ use std::{
 
 use nix::{
     fcntl::OFlag,
-    sys::prctl,
+    sys::{
+        prctl,
+        stat::{SFlag, fstat},
+    },
     unistd::{self, ForkResult},
 };
 
@@ -40,6 +44,8 @@ use self::files::{AttemptDir, Exit};
 
 /// Why an attempt is not begun any more.
 pub(crate) const LEASE_IS_OVER: &str = "the lease of this attempt was over before it began";
+/// Most bytes of secret variables, as JSON: 64 files of 64 KiB, escaped, with room.
+const SECRETS_BYTES: u64 = 32 << 20;
 /// How long to wait for the lock: a worker that looks whether a shim lives holds it for a moment.
 const LOCK_FOR: Duration = Duration::from_secs(2);
 
@@ -109,6 +115,7 @@ fn prepare(dir: &AttemptDir) -> io::Result<(serve::Shim, File)> {
     unistd::setsid()?;
     prctl::set_child_subreaper(true)?;
     std::env::set_current_dir("/")?;
+    let secrets = read_secrets()?;
     let null = OpenOptions::new().read(true).write(true).open("/dev/null")?;
     unistd::dup2_stdin(&null)?;
     unistd::dup2_stdout(&null)?;
@@ -118,7 +125,13 @@ fn prepare(dir: &AttemptDir) -> io::Result<(serve::Shim, File)> {
         return Err(started_before());
     }
     let lock = lock(dir)?;
-    let launch = dir.read_launch()?;
+    let mut launch = dir.read_launch()?;
+    for name in &launch.secret_env {
+        let value =
+            secrets.get(name).ok_or_else(|| io::Error::other(format!("variable {name} was not told")))?;
+        launch.env.insert(name.clone(), value.clone());
+    }
+    drop(secrets);
     if dir.was_started() {
         return Err(started_before());
     }
@@ -156,6 +169,18 @@ fn prepare(dir: &AttemptDir) -> io::Result<(serve::Shim, File)> {
             Err(error)
         }
     }
+}
+
+/// What the worker tells through a pipe; nothing where stdin is none.
+fn read_secrets() -> io::Result<BTreeMap<String, String>> {
+    let stdin = io::stdin();
+    let kind = SFlag::from_bits_truncate(fstat(&stdin)?.st_mode) & SFlag::S_IFMT;
+    if kind != SFlag::S_IFIFO {
+        return Ok(BTreeMap::new());
+    }
+    let mut told = Vec::new();
+    stdin.lock().take(SECRETS_BYTES).read_to_end(&mut told)?;
+    if told.is_empty() { Ok(BTreeMap::new()) } else { Ok(serde_json::from_slice(&told)?) }
 }
 
 fn lock(dir: &AttemptDir) -> io::Result<File> {

@@ -43,6 +43,8 @@ pub(super) enum Effect {
     Order(ToShim),
     /// The shim itself does not answer any more.
     KillShim,
+    /// A set-up command that runs is not waited for.
+    EndSetup,
     /// The attempt is over; its `AttemptEnded` is among the events.
     Over,
 }
@@ -224,6 +226,18 @@ impl Attempt {
             Some(why) => self.over(self.early_end(why), now),
             None => self.over(ending::without_process(EndReason::StartFailed, reason), now),
         }
+    }
+
+    /// The project's set-up command did not succeed.
+    pub(super) fn on_setup_failed(&mut self, reason: &str, now: Instant) -> Vec<Effect> {
+        let end = match self.end_early {
+            Some(why) => self.early_end(why),
+            None => {
+                let text = format!("the set-up command of the project failed: {reason}");
+                ending::without_process(EndReason::SetupFailed, text)
+            }
+        };
+        self.over(end, now)
     }
 
     /// Its lease was over before claude began.

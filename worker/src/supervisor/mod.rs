@@ -6,6 +6,7 @@
 mod attempt;
 pub(crate) mod board;
 mod ending;
+mod environment;
 mod launching;
 pub(crate) mod lease;
 mod leftovers;
@@ -15,6 +16,8 @@ mod outbox;
 mod phase;
 pub(crate) mod reaper;
 mod session;
+mod setup;
+pub(crate) mod terms;
 mod transcripts;
 
 use std::{
@@ -28,7 +31,7 @@ use std::{
 
 use muster_proto::{
     ids::SessionId,
-    v1::{ApplyInput, ReleaseWorkspace, SessionSpec, StartSession, StopAttempt},
+    v1::{ApplyInput, ReleaseWorkspace, StartSession, StopAttempt},
 };
 use muster_runtime::task::{self, Task};
 use tokio::sync::{Semaphore, mpsc};
@@ -41,10 +44,10 @@ use self::{
 };
 use crate::{
     agent::claude::version::Installed,
-    config::{Config, ProjectConfig},
+    config::{Config, Controller},
     local_state::{self, Record, SessionDir},
     room,
-    workspace::worktree::Worktrees,
+    workspace::{mirror::Mirrors, worktree::Worktrees},
 };
 
 /// Orders queued for one session. The controller has at most 64 inputs on their way; when full, the order is dropped and
@@ -57,6 +60,7 @@ pub(crate) struct Context {
     pub(crate) config: Config,
     pub(crate) claude: Installed,
     pub(crate) worktrees: Worktrees,
+    pub(crate) mirrors: Mirrors,
     pub(crate) lease: Lease,
     /// Starts side by side: claude takes about a second of one core until it speaks.
     starts: Arc<Semaphore>,
@@ -86,11 +90,6 @@ impl Context {
         self.running.fetch_add(1, Ordering::AcqRel);
         Slot { running: Arc::clone(&self.running) }
     }
-
-    fn project(&self, spec: &SessionSpec) -> Result<&ProjectConfig, String> {
-        let found = self.config.projects.iter().find(|project| project.name == spec.project);
-        found.ok_or_else(|| format!("worker {} does not serve project {:?}", self.config.name, spec.project))
-    }
 }
 
 struct Actor {
@@ -114,7 +113,9 @@ impl Supervisor {
         let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let starts = Arc::new(Semaphore::new(cores));
         let (lease, running) = (Lease::new(), Arc::default());
-        let context = Arc::new(Context { config, claude, worktrees, lease, starts, running });
+        let local = matches!(config.controller, Controller::Local(_));
+        let mirrors = Mirrors::new(&config.state_dir, &config.declared, local);
+        let context = Arc::new(Context { config, claude, worktrees, mirrors, lease, starts, running });
         let supervisor =
             Self { context, board: Board::new(), actors: Mutex::default(), taking_on: Mutex::default() };
         for id in local_state::list(&supervisor.context.config.state_dir)? {

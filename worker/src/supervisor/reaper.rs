@@ -18,7 +18,10 @@ use super::{Supervisor, session::Command};
 use crate::{
     local_state::{self, SessionDir, is_older},
     shim::cgroup::Cgroup,
-    workspace::{strays, worktree::root_of},
+    workspace::{
+        strays,
+        worktree::{mirror_of, root_of},
+    },
 };
 
 /// Fenced attempts whose leavings are kept.
@@ -55,7 +58,9 @@ async fn pass(supervisor: &Weak<Supervisor>) -> Option<usize> {
     let projects = config.projects.iter().map(|project| project.path.as_path());
     let known = || strong.known_worktrees();
     let scratch = local_state::temporary(&config.state_dir).join("strays");
-    Some(files + strays::reap(&strong.context.worktrees, projects, known, &scratch).await)
+    let used = || strong.used_mirrors();
+    let mirrors = strong.context.mirrors.reap(used).await;
+    Some(files + mirrors + strays::reap(&strong.context.worktrees, projects, known, &scratch).await)
 }
 
 impl Supervisor {
@@ -103,6 +108,17 @@ impl Supervisor {
         sessions.iter().filter_map(|id| root_of(&local_state::session_path(state_dir, *id))).collect()
     }
 
+    /// Mirrors that workspaces borrow from.
+    fn used_mirrors(&self) -> Vec<PathBuf> {
+        let state_dir = &self.context.config.state_dir;
+        let sessions = local_state::list(state_dir).unwrap_or_default();
+        let folders = sessions.iter().map(|id| local_state::session_path(state_dir, *id));
+        folders
+            .filter(|dir| root_of(dir).is_some_and(|root| root.exists()))
+            .filter_map(|dir| mirror_of(&dir))
+            .collect()
+    }
+
     fn reap_sessions(&self) -> io::Result<usize> {
         let mut reaped = 0;
         for id in local_state::list(&self.context.config.state_dir)? {
@@ -148,11 +164,20 @@ impl Supervisor {
             if told && brought && is_older(&dir.record(), timing.keep_ended) {
                 reaped += usize::from(self.forget(id, dir, true));
             }
-        } else if timing.keep_workspace.is_some_and(|keep| is_older(&dir.record(), keep)) {
+        } else if self.keep_workspace(dir).is_some_and(|keep| is_older(&dir.record(), keep)) {
             tracing::info!(session.id = %id, "session ended long ago, its workspace is released");
             self.command(&id.to_string(), None, Command::Release(Workspace::default()));
         }
         reaped
+    }
+
+    /// How long the workspace of an ended session stays: as its project's policy says, else as this worker is set.
+    fn keep_workspace(&self, dir: &SessionDir) -> Option<Duration> {
+        let policy = dir.newest_start().ok().flatten().and_then(|start| start.policy);
+        match policy.map(|policy| policy.keep_workspace_days) {
+            None | Some(0) => self.context.config.timing.keep_workspace,
+            Some(days) => Some(Duration::from_secs(u64::from(days) * 24 * 60 * 60)),
+        }
     }
 
     /// Removes the folder of a session; `held`: also from memory. Not while an order for it is being taken on.

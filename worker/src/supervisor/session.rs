@@ -26,7 +26,7 @@ use super::{
     attempt::{Attempt, Effect},
     board::Entry,
     ending,
-    launching::{self, Obstacle},
+    launching::{self, NotLaunched, Obstacle},
     locate::{Found, locate},
     outbox::Draft,
 };
@@ -77,7 +77,7 @@ enum Op {
     /// There is room on the disk, perhaps.
     Room,
     Workspace(Result<Workspace, Obstacle>),
-    Launched(Result<ShimLink, LinkError>),
+    Launched(Result<ShimLink, NotLaunched>),
     Located(Found),
     Released(Result<Workspace, (Workspace, String)>),
     /// As `Room`, for a release.
@@ -106,6 +106,8 @@ struct Run {
     slot: Option<Slot>,
     /// Held from the making of the workspace until claude speaks.
     turn: Option<OwnedSemaphorePermit>,
+    /// True ends a set-up that runs.
+    stop: watch::Sender<bool>,
 }
 
 pub(super) struct Session {
@@ -326,9 +328,16 @@ impl Session {
                 self.decide(|attempt| attempt.on_workspace(Ok(workspace), now)).await;
             }
             Op::Launched(Ok(link)) | Op::Located(Found::Link(link)) => self.on_link(link).await,
-            Op::Launched(Err(LinkError::Lapsed)) => self.decide(|attempt| attempt.on_lapsed(now)).await,
-            Op::Launched(Err(LinkError::Start(reason))) => self.on_launch_failed(reason, now).await,
-            Op::Launched(Err(error)) => {
+            Op::Launched(Err(NotLaunched::Setup(reason))) => {
+                self.decide(|attempt| attempt.on_setup_failed(&reason, now)).await;
+            }
+            Op::Launched(Err(NotLaunched::Link(LinkError::Lapsed))) => {
+                self.decide(|attempt| attempt.on_lapsed(now)).await;
+            }
+            Op::Launched(Err(NotLaunched::Link(LinkError::Start(reason)))) => {
+                self.on_launch_failed(reason, now).await;
+            }
+            Op::Launched(Err(NotLaunched::Link(error))) => {
                 // It may run all the same: only its directory knows.
                 tracing::warn!(session.id = %self.id, error = %error, "no word from a new shim, looking for it");
                 self.launch_error = Some(error.to_string());

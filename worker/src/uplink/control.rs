@@ -38,6 +38,8 @@ pub(super) struct Opened {
     began: Duration,
 }
 
+/// Most projects named in a Hello.
+const MIRRORED: usize = 1000;
 /// Acknowledgements of heartbeats that are waited for. Older ones are told by newer ones.
 const HEARTBEATS: usize = 64;
 
@@ -127,7 +129,8 @@ fn hello(uplink: &Uplink) -> Hello {
         held: uplink.supervisor.board().held(),
         claude_version: context.claude.version.clone(),
         boot_id: host::boot_id(),
-        ..Hello::default()
+        serves_declared: config.declared.serve,
+        mirrored_projects: context.mirrors.projects(MIRRORED),
     }
 }
 

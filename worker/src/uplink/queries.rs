@@ -1,7 +1,7 @@
 //! Questions of the controller about sessions' work, answered over calls of their own: result or error first, then the
 //! data. At most [`AT_ONCE`] at a time; more wait. They end with the link that asked them, and so does git.
 
-use std::{fs::File, io::Read as _, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs::File, io::Read as _, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use muster_proto::{
@@ -20,12 +20,13 @@ use tonic::Code;
 
 use super::Link;
 use crate::{
-    supervisor::Context,
+    local_state::SessionDir,
+    supervisor::{Context, terms},
     workspace::{
         WorkspaceError, bundle,
         changes::{self, Asked, QueryError},
         git::GitError,
-        push,
+        push, worktree,
     },
 };
 
@@ -96,23 +97,34 @@ async fn answer(context: &Context, query: &WorkspaceQuery) -> Result<Answer, Err
     let id = query.session_id.parse::<SessionId>();
     let id = id.map_err(|_| Error::invalid("sessionId", "the session's id is malformed"))?;
     let config = &context.config;
-    let project = config.projects.iter().find(|project| project.name == query.project).ok_or_else(|| {
-        let text = format!("worker {} does not serve project {:?} any more", config.name, query.project);
-        Error::new(ErrorCode::ProjectNotFound, text)
-    })?;
+    let session_dir = SessionDir::new(&config.state_dir, id);
+    // What the workspace was made of, whatever the name means now.
+    let announced = config.projects.iter().find(|project| project.name == query.project);
+    let mirror = worktree::mirror_of(session_dir.path())
+        .or_else(|| if announced.is_none() { context.mirrors.of_project(&query.project) } else { None });
+    let project =
+        mirror.clone().or_else(|| announced.map(|project| project.path.clone())).ok_or_else(|| {
+            let text = format!("worker {} does not serve project {:?} any more", config.name, query.project);
+            Error::new(ErrorCode::ProjectNotFound, text)
+        })?;
     let was = query.workspace.clone().unwrap_or_default();
     let temporary = crate::local_state::temporary(&config.state_dir);
-    let session_dir: PathBuf = crate::local_state::session_path(&config.state_dir, id);
     let asked = Asked {
         session: &query.session_id,
-        session_dir: &session_dir,
+        session_dir: session_dir.path(),
         temporary: &temporary,
-        project: &project.path,
+        project: &project,
         was: &was,
     };
     let answered = async {
-        if matches!(ask, Ask::Push(_)) && !project.allow_push {
-            return Err(QueryError::PushNotAllowed(project.name.clone()));
+        if matches!(ask, Ask::Push(_)) {
+            let start = session_dir.newest_start().ok().flatten();
+            if !terms::allows_push(config, &query.project, start.as_ref()) {
+                return Err(QueryError::PushNotAllowed(query.project.clone()));
+            }
+        }
+        if let Some(mirror) = &mirror {
+            context.mirrors.secure(mirror)?;
         }
         let state = changes::state(&context.worktrees, &asked).await?;
         let mut result = state.summary().await?;
@@ -124,7 +136,12 @@ async fn answer(context: &Context, query: &WorkspaceQuery) -> Result<Answer, Err
             }
             Ask::Bundle(_) => bundle::make(&state, &temporary).await?.map_or(Data::None, Data::File),
             Ask::Push(query) => {
-                result.remote = push::push(&state, &project.path, &query.remote).await?;
+                result.remote = match &mirror {
+                    Some(mirror) => {
+                        push::push_mirrored(&state, &context.mirrors, mirror, &query.remote).await?
+                    }
+                    None => push::push(&state, &project, &query.remote).await?,
+                };
                 Data::None
             }
         };

@@ -112,15 +112,16 @@ impl Drop for Temporary {
 /// [`QueryError::NothingKept`] when there is none.
 pub async fn state(worktrees: &Worktrees, asked: &Asked<'_>) -> Result<State, QueryError> {
     let found = worktrees.find(asked.session_dir, asked.project, asked.was).await?;
-    let Some(Found { repository, root, branch, base_commit }) = found else {
+    let Some(Found { repository, root, branch, base_commit, mirror }) = found else {
         return Err(QueryError::NothingKept("it works outside a repository".to_owned()));
     };
-    let git = Git::new(&repository);
+    let git = if mirror { Git::strict(&repository) } else { Git::new(&repository) };
     let place = snapshot::Place {
         repository: &repository,
         root: root.as_deref().unwrap_or(&repository),
         branch: &branch,
         base_commit: &base_commit,
+        mirror,
     };
     let (tip, kept) = match &root {
         Some(_) => {

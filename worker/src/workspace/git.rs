@@ -12,7 +12,10 @@ use std::{
     time::Duration,
 };
 
-use tokio::{io::AsyncReadExt as _, process::Command};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    process::Command,
+};
 
 /// Given to every call.
 const GUARDS: [&str; 10] = [
@@ -74,6 +77,17 @@ impl Git {
         Self { dir: dir.to_owned(), extra: Vec::new() }
     }
 
+    /// As [`Self::new`], in a repository of the worker's own: no configuration of machine or user counts, so that nothing but
+    /// what the worker wrote can name a program to run.
+    #[must_use]
+    pub fn strict(dir: &Path) -> Self {
+        Self::new(dir)
+            .env("GIT_CONFIG_NOSYSTEM", "1")
+            .env("GIT_CONFIG_GLOBAL", "/dev/null")
+            .env("GIT_ATTR_NOSYSTEM", "1")
+            .env("GIT_LFS_SKIP_SMUDGE", "1")
+    }
+
     /// With one more environment variable.
     #[must_use]
     pub fn env(mut self, name: &str, value: impl AsRef<OsStr>) -> Self {
@@ -93,6 +107,39 @@ impl Git {
         if output.status.success() {
             let text = String::from_utf8_lossy(&output.stdout);
             return Ok(text.trim_end_matches('\n').to_owned());
+        }
+        Err(failed(args, output.status, &output.stderr))
+    }
+
+    /// As [`Self::run`], with something to read.
+    ///
+    /// # Errors
+    /// [`GitError`].
+    pub async fn run_with<S: AsRef<OsStr>>(
+        &self,
+        limit: Duration,
+        args: &[S],
+        input: Vec<u8>,
+    ) -> Result<String, GitError> {
+        let run = async {
+            let mut command = self.command(args);
+            let mut child =
+                command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            let mut stdin =
+                child.stdin.take().ok_or_else(|| io::Error::other("git was started without its pipes"))?;
+            let write = async move {
+                // One that does not read to the end says why by its exit.
+                let _ = stdin.write_all(&input).await;
+            };
+            let (output, ()) = tokio::join!(child.wait_with_output(), write);
+            output
+        };
+        let output = match tokio::time::timeout(limit, run).await {
+            Ok(output) => output?,
+            Err(_) => return Err(GitError::TimedOut { verb: verb(args), limit }),
+        };
+        if output.status.success() {
+            return Ok(String::from_utf8_lossy(&output.stdout).trim_end_matches('\n').to_owned());
         }
         Err(failed(args, output.status, &output.stderr))
     }
@@ -174,6 +221,8 @@ fn verb<S: AsRef<OsStr>>(args: &[S]) -> String {
 
 fn failed<S: AsRef<OsStr>>(args: &[S], status: std::process::ExitStatus, stderr: &[u8]) -> GitError {
     let said = String::from_utf8_lossy(stderr);
+    // A remote's words are a stranger's: nothing that moves a terminal's cursor.
+    let said: String = said.chars().filter(|char| *char == '\n' || !char.is_control()).collect();
     let said = said.lines().map(str::trim).filter(|line| !line.is_empty()).collect::<Vec<_>>().join("; ");
     GitError::Failed { verb: verb(args), code: status.code().unwrap_or(-1), said }
 }

@@ -4,12 +4,16 @@
 //! reaches the same state. Nothing outside `<state_dir>/worktrees` is ever removed, and nothing at all before the work
 //! in it is kept in a ref.
 
+mod borrowed;
 pub mod bundle;
 pub mod changes;
+mod copy;
 pub mod git;
+pub mod mirror;
 pub mod push;
 pub mod snapshot;
 pub(crate) mod strays;
+pub mod url;
 pub mod worktree;
 
 use std::{path::PathBuf, time::Duration};
@@ -43,6 +47,12 @@ pub enum WorkspaceError {
     /// Another repository inside the workspace holds work that no ref of this one can keep.
     #[error("workspace holds another repository at {0}, whose work cannot be kept; move it away first")]
     HoldsRepository(String),
+    /// The URL, or the name, of a declared project.
+    #[error("{0}")]
+    Url(String),
+    /// A fetch brought too much.
+    #[error("the project's repository is larger than the {0} bytes this worker allows")]
+    TooLarge(u64),
     /// git failed otherwise.
     #[error(transparent)]
     Git(#[from] GitError),

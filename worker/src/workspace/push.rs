@@ -7,6 +7,7 @@ use super::{
     QUICK, SLOW,
     changes::{QueryError, State},
     git::Git,
+    mirror::Mirrors,
 };
 
 /// What the operator's way of logging in needs: an agent, a proxy, a desktop's keyring.
@@ -35,7 +36,6 @@ pub async fn push(state: &State, project: &Path, remote: &str) -> Result<String,
         let known = if remotes.is_empty() { "there is none".to_owned() } else { remotes.replace('\n', ", ") };
         return Err(QueryError::Remote(format!("no remote named {remote:?} is configured here ({known})")));
     }
-    let refspec = format!("{}:refs/heads/{}", state.head, state.branch);
     // In the project's directory: a remote may be a path relative to it.
     let mut git = Git::new(project);
     for (name, value) in PASSED.iter().filter_map(|name| Some((name, std::env::var_os(name)?))) {
@@ -43,6 +43,30 @@ pub async fn push(state: &State, project: &Path, remote: &str) -> Result<String,
     }
     // ssh asks on the terminal of whoever started the worker, past git's own switches.
     let git = git.env("SSH_ASKPASS", "/bin/false").env("SSH_ASKPASS_REQUIRE", "force");
+    send(state, &git, remote).await?;
+    Ok(remote.to_owned())
+}
+
+/// As [`push`], of a session of a declared project: to where its mirror was cloned from, called origin, and nowhere else.
+///
+/// # Errors
+/// As [`push`].
+pub async fn push_mirrored(
+    state: &State,
+    mirrors: &Mirrors,
+    mirror: &Path,
+    remote: &str,
+) -> Result<String, QueryError> {
+    let url = mirrors.url_of(mirror).filter(|_| remote.is_empty() || remote == "origin");
+    let url = url.ok_or_else(|| {
+        QueryError::Remote(format!("a declared project has one remote, origin; {remote:?} is none"))
+    })?;
+    send(state, &mirrors.remote_git(mirror), &url).await?;
+    Ok("origin".to_owned())
+}
+
+async fn send(state: &State, git: &Git, to: &str) -> Result<(), QueryError> {
+    let refspec = format!("{}:refs/heads/{}", state.head, state.branch);
     let args = [
         "push",
         "--quiet",
@@ -52,7 +76,7 @@ pub async fn push(state: &State, project: &Path, remote: &str) -> Result<String,
         "--recurse-submodules=no",
         "--no-verify",
     ];
-    let args: Vec<&str> = args.into_iter().chain(["--", remote, &refspec]).collect();
+    let args: Vec<&str> = args.into_iter().chain(["--", to, &refspec]).collect();
     git.run(SLOW, &args).await?;
-    Ok(remote.to_owned())
+    Ok(())
 }

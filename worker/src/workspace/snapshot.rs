@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use super::{QUICK, SLOW, WorkspaceError, git::Git};
+use super::{QUICK, SLOW, WorkspaceError, borrowed, git::Git};
 
 /// A worktree, by what the worker itself wrote down.
 #[derive(Debug)]
@@ -14,6 +14,15 @@ pub(super) struct Place<'a> {
     pub(super) root: &'a Path,
     pub(super) branch: &'a str,
     pub(super) base_commit: &'a str,
+    /// The repository is a mirror, and the workspace a repository of its own.
+    pub(super) mirror: bool,
+}
+
+impl Place<'_> {
+    /// git in the repository.
+    pub(super) fn git(&self) -> Git {
+        if self.mirror { Git::strict(self.repository) } else { Git::new(self.repository) }
+    }
 }
 
 fn ref_name(session: &str) -> String {
@@ -26,7 +35,7 @@ pub(super) async fn kept(
     session: &str,
 ) -> Result<Option<(String, String)>, WorkspaceError> {
     let name = ref_name(session);
-    let commit = Git::new(place.repository).ask(QUICK, &["rev-parse", "--verify", "--quiet", &name]).await?;
+    let commit = place.git().ask(QUICK, &["rev-parse", "--verify", "--quiet", &name]).await?;
     Ok(commit.map(|commit| (name, commit)))
 }
 
@@ -37,7 +46,7 @@ pub(super) async fn keep_as(
     session: &str,
     name: &str,
 ) -> Result<(), WorkspaceError> {
-    let git = Git::new(place.repository);
+    let git = place.git();
     let tree = Tree::of(place, &session_dir.join("snapshot.index"), Nested::Refuse).await?;
     let commit = tree.commit(&git, session, None).await?;
     git.run(QUICK, &["update-ref", name, &commit]).await?;
@@ -46,7 +55,7 @@ pub(super) async fn keep_as(
 
 /// Keeps what the branch alone does not hold. Safe to repeat.
 pub(super) async fn keep(place: &Place<'_>, session_dir: &Path, session: &str) -> Result<(), WorkspaceError> {
-    let git = Git::new(place.repository);
+    let git = place.git();
     let tree = Tree::of(place, &session_dir.join("snapshot.index"), Nested::Refuse).await?;
     if !tree.is_on_branch() {
         let commit = tree.commit(&git, session, None).await?;
@@ -77,10 +86,10 @@ pub(super) struct Tree {
 impl Tree {
     /// Reads the worktree through an index of our own at `index`, which is removed again.
     pub(super) async fn of(place: &Place<'_>, index: &Path, nested: Nested) -> Result<Self, WorkspaceError> {
-        let git = Git::new(place.repository);
+        let git = place.git();
+        let head = head(&git, place).await?;
         let tip = tip(&git, place).await?;
-        let head =
-            head(&git, place).await?.or_else(|| tip.clone()).unwrap_or_else(|| place.base_commit.to_owned());
+        let head = head.or_else(|| tip.clone()).unwrap_or_else(|| place.base_commit.to_owned());
         let tree = write_tree(place, index, &head, nested).await;
         let _ = fs::remove_file(index);
         let tree = tree?;
@@ -129,6 +138,9 @@ pub(super) async fn tip(git: &Git, place: &Place<'_>) -> Result<Option<String>, 
 
 /// What the worktree has checked out, by git's record of it; `None` when that is gone or forged.
 async fn head(git: &Git, place: &Place<'_>) -> Result<Option<String>, WorkspaceError> {
+    if place.mirror {
+        return borrowed::bring(place.repository, place.root, place.branch).await;
+    }
     let list = git.run(QUICK, &["worktree", "list", "--porcelain", "-z"]).await?;
     let root = place.root.to_string_lossy();
     let mut ours = false;
@@ -150,10 +162,9 @@ async fn write_tree(
     head: &str,
     nested: Nested,
 ) -> Result<String, WorkspaceError> {
-    let git = Git::new(place.root)
-        .env("GIT_DIR", place.repository)
-        .env("GIT_WORK_TREE", place.root)
-        .env("GIT_INDEX_FILE", index);
+    let git = if place.mirror { Git::strict(place.root) } else { Git::new(place.root) };
+    let git =
+        git.env("GIT_DIR", place.repository).env("GIT_WORK_TREE", place.root).env("GIT_INDEX_FILE", index);
     let _ = fs::remove_file(index);
     git.run(QUICK, &["read-tree", head]).await?;
     let before = if nested == Nested::Refuse { links(&git).await? } else { BTreeSet::new() };

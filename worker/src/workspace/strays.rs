@@ -116,7 +116,13 @@ async fn remove(worktrees: &Worktrees, stray: &Stray, scratch: &Path) -> Result<
     let intent = Intent::stray(repository.clone(), stray.root.clone(), branch.clone(), head.clone());
     let _permit = worktrees.gate(repository).acquire_owned().await;
     if stray.root.symlink_metadata().is_ok_and(|found| found.is_dir()) {
-        let place = snapshot::Place { repository, root: &stray.root, branch: &branch, base_commit: &head };
+        let place = snapshot::Place {
+            repository,
+            root: &stray.root,
+            branch: &branch,
+            base_commit: &head,
+            mirror: false,
+        };
         fs::create_dir_all(scratch).map_err(super::io_error("temporary folder"))?;
         snapshot::keep(&place, scratch, &format!("orphan-{}", stray.name)).await?;
     }

@@ -16,7 +16,9 @@ use muster_proto::v1::{Workspace, WorkspaceState};
 use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
-use super::{QUICK, SLOW, WorkspaceError, git::Git, git::GitError, io_error, snapshot};
+use super::{
+    QUICK, SLOW, WorkspaceError, borrowed, copy, git::Git, git::GitError, io_error, mirror::Mirrors, snapshot,
+};
 use crate::shim::files::write_durably;
 
 /// Worktrees made at a time in one repository: more only wait for each other's locks.
@@ -48,6 +50,21 @@ pub struct Order<'a> {
     pub branch: &'a str,
     /// Empty: HEAD.
     pub from_ref: &'a str,
+    /// Files not in git that a new worktree gets from the project's directory, as patterns of .gitignore.
+    pub copy: &'a [String],
+    /// Of a declared project, whose `project` is no directory here.
+    pub mirrored: Option<Mirrored<'a>>,
+}
+
+/// Where the repository of a declared project comes from.
+#[derive(Debug, Clone)]
+pub struct Mirrored<'a> {
+    /// The worker's mirrors.
+    pub mirrors: &'a Mirrors,
+    /// Its name.
+    pub project: &'a str,
+    /// Where it is cloned from.
+    pub url: &'a str,
 }
 
 /// `workspace.json`.
@@ -63,6 +80,9 @@ pub(super) struct Intent {
     base_commit: String,
     /// The worktree was made whole.
     made: bool,
+    /// The repository is a mirror, and the workspace a repository of its own that borrows from it.
+    #[serde(default)]
+    mirror: bool,
 }
 
 /// The work of a session.
@@ -74,9 +94,26 @@ pub(super) struct Found {
     pub(super) root: Option<PathBuf>,
     pub(super) branch: String,
     pub(super) base_commit: String,
+    /// The repository is a mirror.
+    pub(super) mirror: bool,
 }
 
 impl Intent {
+    /// git in the repository.
+    fn git(&self) -> Git {
+        if self.mirror { Git::strict(&self.repository) } else { Git::new(&self.repository) }
+    }
+
+    fn place(&self) -> snapshot::Place<'_> {
+        snapshot::Place {
+            repository: &self.repository,
+            root: &self.root,
+            branch: &self.branch,
+            base_commit: &self.base_commit,
+            mirror: self.mirror,
+        }
+    }
+
     /// Of a worktree that no session knows.
     pub(super) const fn stray(
         repository: PathBuf,
@@ -84,7 +121,7 @@ impl Intent {
         branch: String,
         base_commit: String,
     ) -> Self {
-        Self { repository, root, path: PathBuf::new(), branch, base_commit, made: false }
+        Self { repository, root, path: PathBuf::new(), branch, base_commit, made: false, mirror: false }
     }
 
     fn read(session_dir: &Path) -> Option<Self> {
@@ -127,6 +164,9 @@ impl Worktrees {
             }
             self.undo(&intent).await?;
         }
+        if let Some(mirrored) = &order.mirrored {
+            return self.borrow(order, mirrored).await;
+        }
         let git = Git::new(order.project);
         let asked = ["rev-parse", "--path-format=absolute", "--git-common-dir", "--show-prefix"];
         let Some(found) = git.ask(QUICK, &asked).await? else {
@@ -145,10 +185,44 @@ impl Worktrees {
         let root = self.root.join(order.handle);
         let path = if prefix.is_empty() { root.clone() } else { root.join(prefix.trim_end_matches('/')) };
         let repository = PathBuf::from(repository);
-        let mut intent = Intent { repository, root, path, branch, base_commit, made: false };
+        let mut intent = Intent { repository, root, path, branch, base_commit, made: false, mirror: false };
         intent.write(order.session_dir)?;
         self.add(&intent).await?;
         fs::create_dir_all(&intent.path).map_err(io_error(intent.path.display().to_string()))?;
+        copy::copy(order.project, &intent.path, order.copy).await?;
+        intent.made = true;
+        intent.write(order.session_dir)?;
+        Ok(intent.workspace())
+    }
+
+    /// A workspace of a declared project: a repository of its own.
+    async fn borrow(&self, order: &Order<'_>, from: &Mirrored<'_>) -> Result<Workspace, WorkspaceError> {
+        if order.worktree == Some(false) {
+            let text = "a declared project has no directory on this worker to work in without a worktree";
+            return Err(WorkspaceError::Url(text.to_owned()));
+        }
+        let (mirror, base_commit) = from.mirrors.ready(from.project, from.url, order.from_ref).await?;
+        let git = Git::strict(&mirror.path);
+        let branch = branch_name(&git, order).await?;
+        let root = self.root.join(order.handle);
+        let (repository, path) = (mirror.path.clone(), root.clone());
+        let mut intent = Intent { repository, root, path, branch, base_commit, made: false, mirror: true };
+        intent.write(order.session_dir)?;
+        let name = format!("refs/heads/{}", intent.branch);
+        // Only if nobody has it: git itself looks.
+        let none = "0".repeat(intent.base_commit.len());
+        git.run(QUICK, &["update-ref", &name, &intent.base_commit, &none]).await?;
+        let plan = borrowed::Plan {
+            mirror: &mirror.path,
+            root: &intent.root,
+            branch: &intent.branch,
+            base_commit: &intent.base_commit,
+            url: from.url,
+        };
+        if let Err(error) = borrowed::make(&plan).await {
+            self.forget(&intent).await?;
+            return Err(error);
+        }
         intent.made = true;
         intent.write(order.session_dir)?;
         Ok(intent.workspace())
@@ -175,12 +249,7 @@ impl Worktrees {
             return Err(WorkspaceError::NotOurs(intent.root));
         }
         let _permit = self.gate(&intent.repository).acquire_owned().await;
-        let place = snapshot::Place {
-            repository: &intent.repository,
-            root: &intent.root,
-            branch: &intent.branch,
-            base_commit: &intent.base_commit,
-        };
+        let place = intent.place();
         if is_directory(&intent.root) {
             snapshot::keep(&place, session_dir, session).await?;
         }
@@ -209,14 +278,9 @@ impl Worktrees {
             return Err(WorkspaceError::NotOurs(intent.root));
         }
         let _permit = self.gate(&intent.repository).acquire_owned().await;
-        let place = snapshot::Place {
-            repository: &intent.repository,
-            root: &intent.root,
-            branch: &intent.branch,
-            base_commit: &intent.base_commit,
-        };
+        let place = intent.place();
         let name = format!("refs/muster/{session}/{kept_as}");
-        let git = Git::new(&intent.repository);
+        let git = intent.git();
         if is_directory(&intent.root) {
             snapshot::keep_as(&place, session_dir, session, &name).await?;
         }
@@ -242,21 +306,25 @@ impl Worktrees {
     ) -> Result<Option<Found>, WorkspaceError> {
         if let Some(intent) = Intent::read(session_dir).filter(|intent| intent.made) {
             let stands = intent.root.parent() == Some(self.root.as_path()) && is_directory(&intent.root);
-            let Intent { repository, root, branch, base_commit, .. } = intent;
-            return Ok(Some(Found { repository, root: stands.then_some(root), branch, base_commit }));
+            let Intent { repository, root, branch, base_commit, mirror, .. } = intent;
+            let root = stands.then_some(root);
+            return Ok(Some(Found { repository, root, branch, base_commit, mirror }));
         }
         let plain = |text: &str| !text.is_empty() && !text.starts_with('-') && !text.contains('\0');
         if !plain(&was.branch) || !plain(&was.base_commit) {
             return Ok(None);
         }
         let asked = ["rev-parse", "--path-format=absolute", "--git-common-dir"];
-        let repository = Git::new(project).ask(QUICK, &asked).await?;
+        let mirror = project.join("muster-mirror.json").exists();
+        let git = if mirror { Git::strict(project) } else { Git::new(project) };
+        let repository = git.ask(QUICK, &asked).await?;
         let (branch, base_commit) = (was.branch.clone(), was.base_commit.clone());
         Ok(repository.map(|repository| Found {
             repository: repository.into(),
             root: None,
             branch,
             base_commit,
+            mirror,
         }))
     }
 
@@ -272,7 +340,7 @@ impl Worktrees {
     async fn add(&self, intent: &Intent) -> Result<(), WorkspaceError> {
         fs::create_dir_all(&self.root).map_err(io_error(self.root.display().to_string()))?;
         let _permit = self.gate(&intent.repository).acquire_owned().await;
-        let git = Git::new(&intent.repository);
+        let git = intent.git();
         let mut attempt = 0;
         loop {
             let made = git
@@ -319,7 +387,7 @@ impl Worktrees {
     /// Removes the half-made worktree, and its branch while that is where it began.
     async fn forget(&self, intent: &Intent) -> Result<(), WorkspaceError> {
         self.remove(intent).await?;
-        let git = Git::new(&intent.repository);
+        let git = intent.git();
         let name = format!("refs/heads/{}", intent.branch);
         // Only if it still is what we made: the old value is checked by git itself.
         let _ = git.ask(QUICK, &["update-ref", "-d", &name, &intent.base_commit]).await?;
@@ -339,7 +407,7 @@ impl Worktrees {
         } else if root.symlink_metadata().is_ok() {
             fs::remove_file(&root).map_err(io_error(root.display().to_string()))?;
         }
-        let git = Git::new(&intent.repository);
+        let git = intent.git();
         let root = intent.root.as_os_str();
         let args = [
             "worktree".as_ref(),
@@ -362,6 +430,11 @@ impl Worktrees {
         }
         Ok(())
     }
+}
+
+/// The mirror that the workspace of this folder's session borrows from, if it does.
+pub(crate) fn mirror_of(session_dir: &Path) -> Option<PathBuf> {
+    Intent::read(session_dir).filter(|intent| intent.mirror).map(|intent| intent.repository)
 }
 
 /// Root of the worktree that the session of this folder has, or is about to have.

@@ -1,8 +1,10 @@
 //! The worker in a farm: joining, leases, declared projects and their policy.
 
+mod declared;
 #[path = "../support/farm.rs"]
 mod farm;
 mod join;
 mod lease;
+mod policy;
 #[path = "../support/mod.rs"]
 mod support;

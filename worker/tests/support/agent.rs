@@ -9,6 +9,7 @@
 //! noise N         N bytes of lines before the result
 //! write FILE      makes FILE, says its name
 //! hide            starts a tool that has nothing of ours about it, waits for ever
+//! lengths NAMES   says how long the values of these variables are
 //! transcript      writes its conversation down, and a result of a tool
 //! litter          leaves a socket and a file in its temporary folder, says the folder
 //! ```
@@ -187,6 +188,10 @@ impl Agent {
             "write" => {
                 fs::write(rest, "written\n").expect("written");
                 self.say(rest);
+            }
+            "lengths" => {
+                let length = |name: &str| format!("{name}={}", env::var(name).map_or(0, |value| value.len()));
+                self.say(&rest.split(' ').map(length).collect::<Vec<_>>().join(" "));
             }
             "hide" => hide(),
             "transcript" => {

@@ -344,7 +344,7 @@ impl Controller {
             query_id: query_id.clone(),
             session_id: start.session_id.clone(),
             workspace: None,
-            project: "p".to_owned(),
+            project: start.spec.as_ref().expect("set").project.clone(),
             ask: Some(ask),
         };
         self.order(connect_response::Body::Query(query)).await;

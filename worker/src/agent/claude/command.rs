@@ -27,6 +27,8 @@ pub struct Request<'a> {
     pub resume: bool,
     /// The repository's own settings, hooks and MCP servers may be used.
     pub trusted: bool,
+    /// Rules that deny, whatever the session allows.
+    pub disallowed: &'a [String],
     /// W3C trace context for claude's own spans; empty: none.
     pub traceparent: &'a str,
     /// An existing folder for what claude and its tools leave behind while they run; `None`: the machine's own.
@@ -74,6 +76,7 @@ pub fn args(request: &Request<'_>) -> Vec<String> {
         args.push(format!("--max-budget-usd={}", spec.max_budget_usd));
     }
     args.extend(spec.allowed_tools.iter().map(|rule| format!("--allowedTools={rule}")));
+    args.extend(request.disallowed.iter().map(|rule| format!("--disallowedTools={rule}")));
     if !request.trusted {
         args.push("--setting-sources=user".to_owned());
         args.push("--strict-mcp-config".to_owned());
@@ -96,6 +99,19 @@ pub fn base_env(config: &ClaudeConfig) -> BTreeMap<String, String> {
     variables.insert("TERM".to_owned(), "dumb".to_owned());
     variables.insert("DISABLE_AUTOUPDATER".to_owned(), "1".to_owned());
     variables.extend(config.env.clone());
+    variables
+}
+
+/// What a project's set-up command gets besides what the policy gives it: what any program needs to be found and to find a
+/// home, nothing of claude's, and the mark of the session.
+#[must_use]
+pub fn setup_env(session: &Uuid) -> BTreeMap<String, String> {
+    let mut variables: BTreeMap<String, String> = ["HOME", "PATH", "LANG", "USER", "LOGNAME"]
+        .into_iter()
+        .filter_map(|name| Some((name.to_owned(), env::var(name).ok()?)))
+        .collect();
+    variables.insert("TERM".to_owned(), "dumb".to_owned());
+    variables.insert(SESSION_VARIABLE.to_owned(), session.to_string());
     variables
 }
 
@@ -128,7 +144,15 @@ mod tests {
     use super::*;
 
     fn request<'a>(session: &'a Uuid, spec: &'a SessionSpec) -> Request<'a> {
-        Request { session, spec, resume: false, trusted: false, traceparent: "", temporary: None }
+        Request {
+            session,
+            spec,
+            resume: false,
+            trusted: false,
+            disallowed: &[],
+            traceparent: "",
+            temporary: None,
+        }
     }
 
     #[test]

@@ -17,7 +17,11 @@ impl Attempt {
     pub(super) fn end_or_remember(&mut self, why: Why, now: Instant) -> Vec<Effect> {
         if matches!(self.phase, Phase::Preparing | Phase::Launching) {
             let why = *self.end_early.get_or_insert(why);
-            return if self.waits { self.over(self.early_end(why), now) } else { Vec::new() };
+            return match self.phase {
+                _ if self.waits => self.over(self.early_end(why), now),
+                Phase::Launching => vec![Effect::EndSetup],
+                _ => Vec::new(),
+            };
         }
         self.end(why, now)
     }

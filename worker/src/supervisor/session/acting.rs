@@ -11,7 +11,11 @@ use muster_runtime::task;
 use tracing::info_span;
 
 use super::{Attempt, Draft, Effect, Held, Op, Session, launching};
-use crate::{local_state, room, shim::protocol::ToShim, supervisor::transcripts};
+use crate::{
+    local_state, room,
+    shim::protocol::ToShim,
+    supervisor::{setup, transcripts},
+};
 
 /// Activity is told at most this often.
 const ACTIVITY_EVERY: Duration = Duration::from_secs(1);
@@ -31,6 +35,8 @@ impl Session {
         if effects.contains(&Effect::Over) {
             // Before the end is told: whoever hears of it may use the slot at once.
             run.slot = None;
+            let dir = run.dir.clone();
+            setup::end(&dir, &self.id.to_string()).await;
         }
         let Some(run) = &self.run else { return };
         let number = run.attempt.start.attempt;
@@ -70,6 +76,11 @@ impl Session {
             Effect::Launch => self.launch(),
             Effect::Order(order) => self.order(order).await,
             Effect::KillShim => self.kill_shim(),
+            Effect::EndSetup => {
+                if let Some(run) = &self.run {
+                    run.stop.send_replace(true);
+                }
+            }
             Effect::Over => {
                 if let Some(run) = self.run.take() {
                     self.record.note_usage(run.attempt.fold.raw_usage());
@@ -139,10 +150,17 @@ impl Session {
                 traceparent: &traceparent,
             },
         );
-        let bound = run.attempt.start.lease_bound;
-        let (context, temporary) = (Arc::clone(&self.context), self.temporary(attempt));
+        let place = launching::Place {
+            session: self.id.to_string(),
+            session_dir: self.dir.path().to_owned(),
+            dir,
+            temporary: self.temporary(attempt),
+            lease_bound: run.attempt.start.lease_bound,
+            stop: run.stop.subscribe(),
+        };
+        let context = Arc::clone(&self.context);
         self.work(attempt, "launch", span, async move {
-            Op::Launched(launching::launch(&context, &dir, launch, temporary, bound).await)
+            Op::Launched(launching::launch(&context, launch, place).await)
         });
     }
 

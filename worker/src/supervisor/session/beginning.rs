@@ -4,6 +4,7 @@ use std::time::{Instant, SystemTime};
 
 use muster_proto::v1::{AttemptEnded, EndReason, StartSession, session_event::Body};
 use muster_runtime::task;
+use tokio::sync::watch;
 use tracing::info_span;
 
 use super::{Attempt, Draft, Effect, Op, Reader, Record, Run, Session, Slot, ending, locate};
@@ -75,6 +76,7 @@ impl Session {
             span,
             slot,
             turn: None,
+            stop: watch::Sender::new(false),
         });
         self.entry.update(|view| {
             view.attempt = number;

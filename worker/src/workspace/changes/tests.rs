@@ -45,6 +45,8 @@ impl Session {
             worktree: None,
             branch: "",
             from_ref: "",
+            copy: &[],
+            mirrored: None,
         };
         let workspace = worktrees.create(&order).await.expect("made");
         let tree = PathBuf::from(&workspace.path);

@@ -46,7 +46,16 @@ impl Repo {
     }
 
     fn order<'a>(&'a self, session_dir: &'a Path, handle: &'a str) -> Order<'a> {
-        Order { session_dir, project: &self.path, handle, worktree: None, branch: "", from_ref: "" }
+        Order {
+            session_dir,
+            project: &self.path,
+            handle,
+            worktree: None,
+            branch: "",
+            from_ref: "",
+            copy: &[],
+            mirrored: None,
+        }
     }
 
     fn show(&self, spec: &str) -> String {
