@@ -7,7 +7,7 @@ KILLS ?= 30
 BYTES ?= 1GB
 TREES ?= 10
 
-.PHONY: help demo run test conformance check fmt clippy deny bench chaos build setup clean
+.PHONY: help demo run test conformance clients documents book deploy check fmt deny bench chaos build setup clean
 
 help: ## list the targets
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | sort
@@ -28,17 +28,39 @@ demo: ## a whole farm on this machine: three real claude sessions side by side (
 run: ## `muster up` in this repository
 	$(CARGO) run --locked --bin muster -- up
 
-test: setup ## what CI runs: format, lints, documentation, every test
+test: setup ## what CI runs: format, lints, documents, every test, the protocol's own suite, other people's clients
 	$(CARGO) fmt --all -- --check
 	$(CARGO) clippy --workspace --all-targets --locked -- -D warnings
 	$(CARGO) build --workspace --bins --locked
 	$(CARGO) test --workspace --locked
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --workspace --no-deps --locked
+	$(MAKE) documents conformance clients
 
 conformance: ## the official MCP conformance suite, both requirement sets, against the gateway's HTTP
 	@mcp-gateway/conformance/run.sh
 
-check: test conformance deny ## test, and licences, advisories, the protocol's own suite
+clients: ## every tool with the Python, TypeScript and Inspector MCP clients, over HTTP and stdio
+	$(CARGO) build --workspace --bins --locked
+	@mcp-gateway/clients/run.sh
+
+documents: ## what can be checked of documents and the install script without building anything
+	@docs/check/errors.py --check
+	@docs/check/links.py
+	@docs/check/security.py
+	@deploy/tests/install.sh
+
+book: documents ## the book of the documentation, its commands and its quick start
+	$(CARGO) build --workspace --bins --locked
+	@docs/check.sh target/debug/muster target/debug/scripted-claude
+
+deploy: ## linters over scripts, units, charts and roles; backup and restore of a real controller
+	$(CARGO) build --workspace --bins --locked
+	@deploy/tests/static.sh
+	@deploy/tests/units.sh
+	@deploy/tests/backup.sh target/debug/muster target/debug/scripted-claude
+	@deploy/claude-plugin/validate.sh
+
+check: test deny book deploy ## test, and licences, bans, the book, what puts muster on machines
 
 fmt:
 	$(CARGO) fmt --all
