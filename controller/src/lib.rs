@@ -92,6 +92,8 @@ pub struct Config {
     /// What passes beyond the lease before they are started elsewhere: the longest a worker takes to stop a
     /// session, and a margin for clocks that run at different speeds. Must not be less than what workers take.
     pub lease_margin: Duration,
+    /// How many calls one caller may make, those from its own machine without a token excepted.
+    pub rate: service::Rate,
     /// Where other machines reach it, over TLS; none: not at all.
     pub remote: Option<Remote>,
 }
@@ -132,6 +134,7 @@ impl Config {
             tree: engine::TreeLimits::default(),
             lease: Duration::from_secs(60),
             lease_margin: Duration::from_secs(45),
+            rate: service::Rate::default(),
             remote: None,
         }
     }
@@ -248,6 +251,7 @@ impl Controller {
             engine: handle,
             replicas,
             identities,
+            rate: config.rate,
             tasks: tasks.clone(),
             audit,
             remote_address: remote.as_ref().map(|door| door.address.clone()),

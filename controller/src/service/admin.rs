@@ -64,7 +64,12 @@ impl AdminService for Admin {
         &self,
         _request: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self.context.engine.workers().await?;
+        let mut workers = self.context.engine.workers().await?;
+        for worker in &mut workers {
+            if let Ok(name) = worker.worker.parse() {
+                worker.certificate_expires_at = self.context.identities.certificate_of(&name);
+            }
+        }
         Ok(Response::new(ListWorkersResponse { workers }))
     }
 

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -28,6 +28,7 @@ use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 
 use super::{
+    rate::Buckets,
     recorded::{Call, refusal},
     validate,
 };
@@ -38,6 +39,7 @@ use crate::{
         Identities, Principal,
         roles::{self, Reach},
     },
+    session::record::LOCAL,
 };
 
 /// Longest sleep until an identity expires: clocks jump.
@@ -51,6 +53,8 @@ pub struct GateLayer {
     pub(super) engine: Handle,
     /// Where calls are recorded.
     pub(super) audit: Audit,
+    /// How many calls each caller has left.
+    pub(super) buckets: Buckets,
 }
 
 /// See the module.
@@ -59,6 +63,7 @@ pub struct Gate<S> {
     identities: Identities,
     engine: Handle,
     audit: Audit,
+    buckets: Buckets,
     inner: S,
 }
 
@@ -70,6 +75,7 @@ impl<S> Layer<S> for GateLayer {
             identities: self.identities.clone(),
             engine: self.engine.clone(),
             audit: self.audit.clone(),
+            buckets: self.buckets.clone(),
             inner,
         }
     }
@@ -94,7 +100,8 @@ where
         // The service that is ready is the one to call; its clone takes its place.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
-        let (engine, audit) = (self.engine.clone(), self.audit.clone());
+        let (engine, audit, buckets) = (self.engine.clone(), self.audit.clone(), self.buckets.clone());
+        let from = request.extensions().get::<Peer>().map_or_else(String::new, |p| p.addr.ip().to_string());
         let peer = request.extensions().get::<Peer>().map_or_else(String::new, |peer| peer.addr.to_string());
         Box::pin(async move {
             let principal = match known {
@@ -105,6 +112,13 @@ where
                     return Ok(Status::from(error).into_http());
                 }
             };
+            // Nobody is kept from its own machine; who shows nothing is known by its address.
+            let caller = if principal.name.is_empty() { &from } else { &principal.name };
+            if principal.name != LOCAL
+                && let Err(error) = buckets.take(caller, Instant::now())
+            {
+                return Ok(Status::from(error).into_http());
+            }
             let admitted = match permit(&principal, &path) {
                 Ok(()) => Lives::of(&engine, &principal).await,
                 Err(error) => Err(error),

@@ -12,6 +12,7 @@ mod peer;
 mod policy;
 mod projects;
 mod push;
+mod rate;
 mod read;
 mod recorded;
 mod sessions;
@@ -44,6 +45,7 @@ use crate::{
 };
 pub use answer::Part;
 pub use gate::GateLayer;
+pub use rate::Rate;
 
 /// Calls of one connection at a time: a gateway holds one per wait. Past it a caller's calls queue at the
 /// caller.
@@ -65,6 +67,8 @@ pub struct Context {
     pub identities: Identities,
     /// What was done.
     pub audit: Audit,
+    /// How many calls one caller may make.
+    pub rate: Rate,
     /// Long calls of gateways.
     pub tasks: Tasks,
     /// Where other machines reach this controller, `host:port`.
@@ -108,6 +112,7 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
         identities: context.identities.clone(),
         engine: context.engine.clone(),
         audit: context.audit.clone(),
+        buckets: rate::Buckets::new(context.rate),
     };
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
