@@ -3,6 +3,7 @@
 //! service -> engine -> {session, scheduler, fleet, output, store}, never back. What must not be forgotten is
 //! in the store before anyone hears of it; output is in files; who lives is in memory.
 
+pub mod audit;
 pub mod disk;
 pub mod engine;
 pub mod fleet;
@@ -39,6 +40,7 @@ use tonic::transport::server::TcpIncoming;
 use tracing::{error, info, warn};
 
 use crate::{
+    audit::Audit,
     fleet::queries::{self, Queries},
     identity::{Identities, ca::server_config},
     output::Replicas,
@@ -91,6 +93,8 @@ pub struct Config {
     /// What passes beyond the lease before they are started elsewhere: the longest a worker takes to stop a
     /// session, and a margin for clocks that run at different speeds. Must not be less than what workers take.
     pub lease_margin: Duration,
+    /// How many calls one caller may make, those from its own machine without a token excepted.
+    pub rate: service::Rate,
     /// Where other machines reach it, over TLS; none: not at all.
     pub remote: Option<Remote>,
 }
@@ -131,6 +135,7 @@ impl Config {
             tree: engine::TreeLimits::default(),
             lease: Duration::from_secs(60),
             lease_margin: Duration::from_secs(45),
+            rate: service::Rate::default(),
             remote: None,
         }
     }
@@ -154,6 +159,14 @@ pub enum StartError {
     /// Identities cannot be kept.
     #[error("identities cannot be kept: {0}")]
     Identity(#[from] identity::OpenError),
+    /// The audit log cannot be used.
+    #[error("the audit log {path} cannot be used: {source}")]
+    Audit {
+        /// Its folder.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
     /// The output folder cannot be used.
     #[error("the output folder {path} cannot be used: {source}")]
     Output {
@@ -202,6 +215,8 @@ impl Controller {
         let output = state_dir.join("output");
         let replicas =
             Replicas::open(&output).map_err(|source| StartError::Output { path: output, source })?;
+        let folder = state_dir.join("audit");
+        let audit = Audit::open(&folder).map_err(|source| StartError::Audit { path: folder, source })?;
         let store: store::Shared = match config.store {
             StoreKind::Memory => Arc::new(Memory::default()),
             StoreKind::Sled => {
@@ -220,6 +235,7 @@ impl Controller {
             lease: config.lease,
             lease_margin: config.lease_margin,
             heartbeat_interval: config.heartbeat_interval,
+            audit: Some(audit.clone()),
         };
         let life = config.remote.as_ref().map_or(CERTIFICATE_LIFE, |remote| remote.certificate_life);
         let identities = Identities::open(&config.state_dir, Arc::clone(&store), life).await?;
@@ -236,7 +252,9 @@ impl Controller {
             engine: handle,
             replicas,
             identities,
+            rate: config.rate,
             tasks: tasks.clone(),
+            audit,
             remote_address: remote.as_ref().map(|door| door.address.clone()),
             queries: Queries::new(queries::PATIENCE),
             leaving: shutdown.clone(),

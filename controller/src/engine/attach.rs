@@ -46,6 +46,7 @@ impl Engine {
                     error!(worker.id = %worker, incarnation = %incarnation,
                         "two live processes show the identity of one worker; both are refused");
                     self.plan_due = true;
+                    self.note("worker.duplicate", worker.to_string(), "two live processes show its identity");
                 }
                 return Err(twins(&worker));
             }
@@ -112,6 +113,11 @@ impl Engine {
             None if session.is_some_and(|session| is_fenced(session, worker, held.attempt)) => {
                 warn!(worker.id = %worker, session.id = held.session_id, attempt = held.attempt,
                     "the worker comes back with an attempt that was started elsewhere since");
+                self.note(
+                    "worker.fenced",
+                    worker.to_string(),
+                    &format!("session {}, attempt {}", held.session_id, held.attempt),
+                );
                 let session_id = held.session_id.clone();
                 commands.push(Body::Stop(StopAttempt { session_id, attempt: held.attempt, fenced: true }));
             }

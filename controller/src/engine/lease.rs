@@ -90,6 +90,11 @@ impl Engine {
             session.state.lapsed = false;
         }
         stage.put(session);
+        self.note(
+            "session.lost",
+            id.to_string(),
+            &format!("the lease of {worker} is over; starts again: {starts_again}"),
+        );
         self.plan_due = true;
     }
 }

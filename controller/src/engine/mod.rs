@@ -41,6 +41,7 @@ use muster_proto::{
 use tokio::sync::{mpsc, oneshot};
 
 use crate::{
+    audit::Audit,
     fleet::link::{Closed, Link, LinkId},
     scheduler::Policy,
 };
@@ -75,6 +76,8 @@ pub struct Config {
     pub lease_margin: Duration,
     /// How often workers say that they are there.
     pub heartbeat_interval: Duration,
+    /// Where it is noted what it does by itself.
+    pub audit: Option<Audit>,
 }
 
 impl Default for Config {
@@ -89,6 +92,7 @@ impl Default for Config {
             lease: Duration::from_secs(60),
             lease_margin: Duration::from_secs(45),
             heartbeat_interval: Duration::from_secs(2),
+            audit: None,
         }
     }
 }

@@ -67,6 +67,13 @@ impl Engine {
         Instant::now() + self.ahead
     }
 
+    /// Notes in the audit log what was done without being asked.
+    pub(super) fn note(&self, action: &str, subject: String, detail: &str) {
+        if let Some(audit) = &self.config.audit {
+            audit.note(action, subject, detail);
+        }
+    }
+
     /// Runs until `stop`; at `leaving` the workers are sent away.
     pub(super) async fn run(mut self, leaving: Shutdown, stop: Shutdown) {
         let mut tick = interval(self.config.tick);

@@ -304,6 +304,12 @@ impl Identities {
         }))
     }
 
+    /// When the certificate of a worker ends; none of one that has none.
+    #[must_use]
+    pub fn certificate_of(&self, worker: &WorkerId) -> Option<Timestamp> {
+        self.machines().workers.get(worker).filter(|kept| !kept.record.revoked)?.record.expires_at
+    }
+
     /// Labels a worker was given when it joined.
     #[must_use]
     pub fn labels_of(&self, worker: &WorkerId) -> BTreeMap<String, String> {

@@ -14,7 +14,7 @@ use muster_proto::{
 use tokio::time::timeout;
 use tonic::{Request, Response, Status};
 
-use super::{Context, leaving, validate};
+use super::{Context, leaving, recorded::About, validate};
 use crate::engine::Order;
 
 /// Longest wait of one call for a worker to be empty.
@@ -64,7 +64,12 @@ impl AdminService for Admin {
         &self,
         _request: Request<ListWorkersRequest>,
     ) -> Result<Response<ListWorkersResponse>, Status> {
-        let workers = self.context.engine.workers().await?;
+        let mut workers = self.context.engine.workers().await?;
+        for worker in &mut workers {
+            if let Ok(name) = worker.worker.parse() {
+                worker.certificate_expires_at = self.context.identities.certificate_of(&name);
+            }
+        }
         Ok(Response::new(ListWorkersResponse { workers }))
     }
 
@@ -80,6 +85,7 @@ impl AdminService for Admin {
         &self,
         request: Request<CordonWorkerRequest>,
     ) -> Result<Response<CordonWorkerResponse>, Status> {
+        About::of(&request).set(&request.get_ref().worker, "");
         let CordonWorkerRequest { worker: name, reason } = request.into_inner();
         validate::reason(&reason)?;
         let worker = self.context.engine.maintain(worker(&name)?, Order::Cordon { reason }).await?;
@@ -90,6 +96,7 @@ impl AdminService for Admin {
         &self,
         request: Request<DrainWorkerRequest>,
     ) -> Result<Response<DrainWorkerResponse>, Status> {
+        About::of(&request).set(&request.get_ref().worker, "");
         Ok(Response::new(self.drain(request.into_inner()).await?))
     }
 
@@ -97,6 +104,7 @@ impl AdminService for Admin {
         &self,
         request: Request<UncordonWorkerRequest>,
     ) -> Result<Response<UncordonWorkerResponse>, Status> {
+        About::of(&request).set(&request.get_ref().worker, "");
         let name = request.into_inner().worker;
         let worker = self.context.engine.maintain(worker(&name)?, Order::Uncordon).await?;
         Ok(Response::new(UncordonWorkerResponse { worker: Some(worker) }))

@@ -8,7 +8,7 @@ use std::{
     convert::Infallible,
     pin::Pin,
     task::{Context, Poll},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use bytes::Bytes;
@@ -27,13 +27,19 @@ use tokio::time::sleep;
 use tonic::{Status, body::Body, metadata::MetadataMap};
 use tower::{Layer, Service};
 
-use super::validate;
+use super::{
+    rate::Buckets,
+    recorded::{Call, refusal},
+    validate,
+};
 use crate::{
+    audit::Audit,
     engine::{Handle, Scope, Watcher},
     identity::{
         Identities, Principal,
         roles::{self, Reach},
     },
+    session::record::LOCAL,
 };
 
 /// Longest sleep until an identity expires: clocks jump.
@@ -45,6 +51,10 @@ pub struct GateLayer {
     pub(super) identities: Identities,
     /// Tells whether a session lives that a token is for.
     pub(super) engine: Handle,
+    /// Where calls are recorded.
+    pub(super) audit: Audit,
+    /// How many calls each caller has left.
+    pub(super) buckets: Buckets,
 }
 
 /// See the module.
@@ -52,6 +62,8 @@ pub struct GateLayer {
 pub struct Gate<S> {
     identities: Identities,
     engine: Handle,
+    audit: Audit,
+    buckets: Buckets,
     inner: S,
 }
 
@@ -59,7 +71,13 @@ impl<S> Layer<S> for GateLayer {
     type Service = Gate<S>;
 
     fn layer(&self, inner: S) -> Gate<S> {
-        Gate { identities: self.identities.clone(), engine: self.engine.clone(), inner }
+        Gate {
+            identities: self.identities.clone(),
+            engine: self.engine.clone(),
+            audit: self.audit.clone(),
+            buckets: self.buckets.clone(),
+            inner,
+        }
     }
 }
 
@@ -78,27 +96,57 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let path = request.uri().path().to_owned();
-        let admitted = admit(&self.identities, &path, request.headers(), request.extensions().get());
+        let known = identify(&self.identities, &path, request.headers(), request.extensions().get());
         // The service that is ready is the one to call; its clone takes its place.
         let ready = self.inner.clone();
         let mut inner = std::mem::replace(&mut self.inner, ready);
-        let engine = self.engine.clone();
+        let (engine, audit, buckets) = (self.engine.clone(), self.audit.clone(), self.buckets.clone());
+        let from = request.extensions().get::<Peer>().map_or_else(String::new, |p| p.addr.ip().to_string());
+        let peer = request.extensions().get::<Peer>().map_or_else(String::new, |peer| peer.addr.to_string());
         Box::pin(async move {
-            let admitted = match admitted {
-                Ok(principal) => Lives::of(&engine, &principal).await.map(|lives| (principal, lives)),
-                Err(error) => Err(error),
-            };
-            let (principal, lives) = match admitted {
-                Ok(admitted) => admitted,
+            let principal = match known {
+                Ok(principal) => principal,
                 Err(error) => {
                     tracing::info!(rpc = path, error = %error, "a call is refused");
+                    audit.record_stranger(refusal(&path, &peer, &error)).await;
                     return Ok(Status::from(error).into_http());
                 }
             };
+            // Nobody is kept from its own machine; who shows nothing is known by its address.
+            let caller = if principal.name.is_empty() { &from } else { &principal.name };
+            if principal.name != LOCAL
+                && let Err(error) = buckets.take(caller, Instant::now())
+            {
+                return Ok(Status::from(error).into_http());
+            }
+            let admitted = match permit(&principal, &path) {
+                Ok(()) => Lives::of(&engine, &principal).await,
+                Err(error) => Err(error),
+            };
+            let lives = match admitted {
+                Ok(lives) => lives,
+                Err(error) => {
+                    tracing::info!(rpc = path, caller = principal.name, error = %error, "a call is refused");
+                    audit.record(Call::new(&path, peer, &principal).denied(&error)).await;
+                    return Ok(Status::from(error).into_http());
+                }
+            };
+            let mut call = Call::new(&path, peer, &principal);
+            if call.changes
+                && let Err(error) = audit.check().await
+            {
+                return Ok(Status::from(error).into_http());
+            }
             request.extensions_mut().insert(principal.clone());
+            request.extensions_mut().insert(call.about.clone());
             let mut ended = Box::pin(ended(principal, lives));
             tokio::select! {
                 response = inner.call(request) => {
+                    if let Ok(response) = &response
+                        && let Some(record) = call.record(response.headers())
+                    {
+                        audit.record(record).await;
+                    }
                     response.map(|response| response.map(|body| Body::new(Bounded::new(body, ended))))
                 }
                 status = &mut ended => Ok(status.into_http()),
@@ -107,9 +155,8 @@ where
     }
 }
 
-/// Whom a token, or else a certificate, or else the machine itself makes the caller, if the RPC at `path` is
-/// for such. `peer`: it comes over TLS from anywhere.
-fn admit(
+/// Whom a token, or else a certificate, or else the machine itself makes the caller. `peer`: it comes over TLS from anywhere.
+fn identify(
     identities: &Identities,
     path: &str,
     headers: &HeaderMap,
@@ -129,12 +176,16 @@ fn admit(
             identities.by_token(token.ok_or_else(missing)?.trim())?.1
         }
     };
-    let principal = match headers.get(ON_BEHALF_OF) {
-        Some(said) if !roles::is_public(path) => behind(identities, principal, said)?,
-        _ => principal,
-    };
+    match headers.get(ON_BEHALF_OF) {
+        Some(said) if !roles::is_public(path) => behind(identities, principal, said),
+        _ => Ok(principal),
+    }
+}
+
+/// Whether the RPC at `path` is for `principal`.
+fn permit(principal: &Principal, path: &str) -> Result<(), Error> {
     if roles::is_public(path) {
-        return Ok(principal);
+        return Ok(());
     }
     let rpc = path.rsplit('/').next().unwrap_or(path);
     if let Some(one) = principal.all().find(|one| roles::reach(path, one.role) == Reach::Nothing) {
@@ -145,7 +196,7 @@ fn admit(
         let message = format!("{rpc} needs the scope {scope}, which the access token has not");
         return Err(Error::new(ErrorCode::PermissionDenied, message));
     }
-    Ok(principal)
+    Ok(())
 }
 
 /// The gateway `principal` as it speaks for whom `said` names.

@@ -16,7 +16,7 @@ use muster_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Context, peer, validate};
+use super::{Context, peer, recorded::About, validate};
 use crate::engine::Scope;
 use crate::identity::{
     NewAccess,
@@ -100,8 +100,11 @@ fn der(granted: &Granted) -> (Vec<u8>, Vec<Vec<u8>>) {
 #[tonic::async_trait]
 impl IdentityService for Identity {
     async fn enrol(&self, request: Request<EnrolRequest>) -> Result<Response<EnrolResponse>, Status> {
+        let about = About::of(&request);
         let EnrolRequest { token, csr, worker } = request.into_inner();
+        about.set(&worker, "");
         let granted = self.context.identities.enrol(&token, &key(&csr)?, &worker).await?;
+        about.set(granted.worker.as_str(), "joined");
         let (certificate, roots) = der(&granted);
         let (expires_at, worker) = (Some(granted.expires_at), granted.worker.to_string());
         Ok(Response::new(EnrolResponse { certificate, roots, expires_at, worker }))
@@ -154,8 +157,10 @@ impl IdentityService for Identity {
             Error::new(ErrorCode::NoRemoteAddress, "this controller has no address for other machines")
                 .hint("Start it with one, then make the token.")
         })?;
+        let about = About::of(&request);
         let new = new_join(request.into_inner())?;
         let (token, info) = self.context.identities.create_join(new).await?;
+        about.set(&info.id, format!("uses {}, worker {:?}", info.uses, info.worker));
         Ok(Response::new(CreateJoinTokenResponse { token: format!("{token}@{address}"), info: Some(info) }))
     }
 
@@ -170,6 +175,7 @@ impl IdentityService for Identity {
         &self,
         request: Request<RevokeJoinTokenRequest>,
     ) -> Result<Response<RevokeJoinTokenResponse>, Status> {
+        About::of(&request).set(&request.get_ref().id, "");
         self.context.identities.revoke_join(&request.into_inner().id).await?;
         Ok(Response::new(RevokeJoinTokenResponse {}))
     }
@@ -178,6 +184,7 @@ impl IdentityService for Identity {
         &self,
         request: Request<RevokeWorkerRequest>,
     ) -> Result<Response<RevokeWorkerResponse>, Status> {
+        About::of(&request).set(&request.get_ref().worker, "");
         self.context.identities.revoke_worker(&worker(&request.into_inner().worker)?).await?;
         Ok(Response::new(RevokeWorkerResponse {}))
     }
@@ -186,9 +193,10 @@ impl IdentityService for Identity {
         &self,
         request: Request<CreateAccessRequest>,
     ) -> Result<Response<CreateAccessResponse>, Status> {
-        let context = self.context.seen_by(&request)?;
+        let (context, about) = (self.context.seen_by(&request)?, About::of(&request));
         let new = new_access(&context, request.into_inner()).await?;
         let (token, info) = self.context.identities.create(new).await?;
+        about.set(&info.id, format!("{} as {}", info.name, info.role().as_str_name()));
         Ok(Response::new(CreateAccessResponse { token, info: Some(info) }))
     }
 
@@ -203,6 +211,7 @@ impl IdentityService for Identity {
         &self,
         request: Request<RevokeAccessRequest>,
     ) -> Result<Response<RevokeAccessResponse>, Status> {
+        About::of(&request).set(&request.get_ref().id, "");
         self.context.identities.revoke(&request.into_inner().id).await?;
         Ok(Response::new(RevokeAccessResponse {}))
     }

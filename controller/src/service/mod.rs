@@ -3,6 +3,7 @@
 
 mod admin;
 mod answer;
+mod audit;
 mod changes;
 mod fit;
 mod gate;
@@ -11,7 +12,9 @@ mod peer;
 mod policy;
 mod projects;
 mod push;
+mod rate;
 mod read;
+mod recorded;
 mod sessions;
 mod tasks;
 mod validate;
@@ -27,9 +30,9 @@ use muster_proto::{
     limits,
     v1::{
         FILE_DESCRIPTOR_SET, admin_service_server::AdminServiceServer,
-        identity_service_server::IdentityServiceServer, project_service_server::ProjectServiceServer,
-        session_service_server::SessionServiceServer, task_service_server::TaskServiceServer,
-        worker_service_server::WorkerServiceServer,
+        audit_service_server::AuditServiceServer, identity_service_server::IdentityServiceServer,
+        project_service_server::ProjectServiceServer, session_service_server::SessionServiceServer,
+        task_service_server::TaskServiceServer, worker_service_server::WorkerServiceServer,
     },
 };
 use muster_runtime::{
@@ -40,9 +43,13 @@ use muster_runtime::{
 use tonic::{Request, transport::server::Router};
 use tower::layer::util::{Identity, Stack};
 
-use crate::{engine::Handle, fleet::queries::Queries, identity::Identities, output::Replicas, tasks::Tasks};
+use crate::{
+    audit::Audit, engine::Handle, fleet::queries::Queries, identity::Identities, output::Replicas,
+    tasks::Tasks,
+};
 pub use answer::Part;
 pub use gate::GateLayer;
+pub use rate::Rate;
 
 /// Calls of one connection at a time: a gateway holds one per wait. Past it a caller's calls queue at the
 /// caller.
@@ -62,6 +69,10 @@ pub struct Context {
     pub replicas: Replicas,
     /// Who is known.
     pub identities: Identities,
+    /// What was done.
+    pub audit: Audit,
+    /// How many calls one caller may make.
+    pub rate: Rate,
     /// Long calls of gateways.
     pub tasks: Tasks,
     /// Where other machines reach this controller, `host:port`.
@@ -101,7 +112,12 @@ pub type Gated = Router<Stack<GateLayer, Stack<CallDuration, Identity>>>;
 /// # Errors
 /// When the embedded descriptors are not readable, which a build makes sure of.
 pub async fn router(context: Context) -> Result<Gated, BuildError> {
-    let gate = GateLayer { identities: context.identities.clone(), engine: context.engine.clone() };
+    let gate = GateLayer {
+        identities: context.identities.clone(),
+        engine: context.engine.clone(),
+        audit: context.audit.clone(),
+        buckets: rate::Buckets::new(context.rate),
+    };
     let (health, health_service) = tonic_health::server::health_reporter();
     let reflection = tonic_reflection::server::Builder::configure()
         .register_encoded_file_descriptor_set(FILE_DESCRIPTOR_SET)
@@ -117,6 +133,7 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
     let sessions = limited!(SessionServiceServer, sessions::Sessions::new(context.clone()));
     let workers = limited!(WorkerServiceServer, workers::Workers::new(context.clone()));
     let identity = limited!(IdentityServiceServer, identity::Identity::new(context.clone()));
+    let reader = limited!(AuditServiceServer, audit::Reader::new(context.clone()));
     let projects = limited!(ProjectServiceServer, projects::Projects::new(context.clone()));
     let tasks = limited!(TaskServiceServer, tasks::Tasks::new(context.clone()));
     let admin = limited!(AdminServiceServer, admin::Admin::new(context));
@@ -142,6 +159,7 @@ pub async fn router(context: Context) -> Result<Gated, BuildError> {
         .add_service(identity)
         .add_service(tasks)
         .add_service(projects)
+        .add_service(reader)
         .add_service(admin))
 }
 

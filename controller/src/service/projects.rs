@@ -10,7 +10,7 @@ use muster_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Context, peer, policy};
+use super::{Context, peer, policy, recorded::About};
 
 /// See the module.
 #[derive(Debug)]
@@ -31,8 +31,10 @@ impl ProjectService for Projects {
         request: Request<PutProjectRequest>,
     ) -> Result<Response<PutProjectResponse>, Status> {
         let caller = peer::caller(&request)?;
+        let about = About::of(&request);
         let PutProjectRequest { policy: wanted, if_revision } = request.into_inner();
         let wanted = wanted.ok_or_else(|| Error::invalid("policy", "is not given"))?;
+        about.set(&wanted.name, format!("if at revision {if_revision}"));
         policy::policy(&wanted)?;
         let (project, replaced) = self.context.engine.put_project(wanted, if_revision, caller).await?;
         Ok(Response::new(PutProjectResponse { project: Some(project), replaced }))
@@ -67,7 +69,9 @@ impl ProjectService for Projects {
         &self,
         request: Request<RemoveProjectRequest>,
     ) -> Result<Response<RemoveProjectResponse>, Status> {
+        let about = About::of(&request);
         let name = request.into_inner().name;
+        about.set(&name, "");
         policy::name(&name)?;
         self.context.engine.remove_project(name).await?;
         Ok(Response::new(RemoveProjectResponse {}))

@@ -12,7 +12,8 @@ use muster_proto::{
         ListSessionsResponse, PushBranchRequest, PushBranchResponse, ReadOutputRequest, ReadOutputResponse,
         SendInputRequest, SendInputResponse, Session, SessionStatus, SpawnSessionRequest,
         SpawnSessionResponse, StopSessionRequest, StopSessionResponse, WatchSessionsRequest,
-        WatchSessionsResponse, WorkspaceState, session_service_server::SessionService,
+        WatchSessionsResponse, WorkspaceState, send_input_request::Input,
+        session_service_server::SessionService,
     },
 };
 use muster_runtime::{grpc, telemetry};
@@ -20,7 +21,11 @@ use tokio::time::{Instant, timeout_at};
 use tonic::{Request, Response, Status};
 use tracing::Instrument as _;
 
-use super::{Context, changes, fit, leaving, peer, read, validate};
+use super::{
+    Context, changes, fit, leaving, peer, read,
+    recorded::{About, hashed},
+    validate,
+};
 use crate::engine::{InputRequest, ListQuery, Place, SpawnRequest, Watcher};
 
 /// How long ArchiveSession waits for the worker.
@@ -61,7 +66,17 @@ impl SessionService for Sessions {
         if asks_trust && !peer::principal(&request)?.scopes().trust {
             return Err(no_trust(&caller).into());
         }
-        Ok(Response::new(spawn(&context, request.into_inner(), caller).instrument(span).await?))
+        let about = About::of(&request);
+        let request = request.into_inner();
+        let prompt = request.spec.as_ref().map_or("", |spec| &spec.prompt);
+        let prompt = format!("prompt of {}", hashed(prompt));
+        about.set("", prompt.as_str());
+        let spawned = spawn(&context, request, caller).instrument(span).await?;
+        if let Some(session) = &spawned.session {
+            // Its handle is made of words of the prompt.
+            about.set(&session.session_id, prompt);
+        }
+        Ok(Response::new(spawned))
     }
 
     async fn get_session(
@@ -95,7 +110,9 @@ impl SessionService for Sessions {
         request: Request<SendInputRequest>,
     ) -> Result<Response<SendInputResponse>, Status> {
         let context = self.context.seen_by(&request)?;
+        let about = About::of(&request);
         let SendInputRequest { session, request_id, input } = request.into_inner();
+        about.set(&session, input.as_ref().map_or_else(String::new, said));
         validate::request_id(&request_id)?;
         let missing = || Error::invalid("input", "neither an answer, a message nor an interrupt is given");
         let input = input.ok_or_else(missing)?;
@@ -114,7 +131,9 @@ impl SessionService for Sessions {
         request: Request<StopSessionRequest>,
     ) -> Result<Response<StopSessionResponse>, Status> {
         let context = self.context.seen_by(&request)?;
+        let about = About::of(&request);
         let StopSessionRequest { session, reason } = request.into_inner();
+        about.set(&session, "");
         validate::reason(&reason)?;
         let (session, changed) = context.engine.stop(session, reason).await?;
         Ok(Response::new(StopSessionResponse { session: Some(fit::one(session)), changed }))
@@ -125,6 +144,7 @@ impl SessionService for Sessions {
         request: Request<ArchiveSessionRequest>,
     ) -> Result<Response<ArchiveSessionResponse>, Status> {
         let context = self.context.seen_by(&request)?;
+        About::of(&request).set(&request.get_ref().session, "");
         let (session, changed) = context.engine.archive(request.into_inner().session).await?;
         let session = released(&context, session).await?;
         Ok(Response::new(ArchiveSessionResponse { session: Some(fit::one(session)), changed }))
@@ -173,7 +193,19 @@ impl SessionService for Sessions {
         &self,
         request: Request<PushBranchRequest>,
     ) -> Result<Response<PushBranchResponse>, Status> {
+        About::of(&request).set(&request.get_ref().session, "");
         Ok(Response::new(changes::push(&self.context.seen_by(&request)?, request.into_inner()).await?))
+    }
+}
+
+/// What an input is, without its words.
+fn said(input: &Input) -> String {
+    match input {
+        Input::Message(text) => format!("message of {}", hashed(text)),
+        Input::Answer(answer) => {
+            format!("answer to {}, text of {}", answer.attention_id, hashed(&answer.text))
+        }
+        Input::Interrupt(_) => "interrupt".to_owned(),
     }
 }
 

@@ -9,7 +9,7 @@ use muster_proto::{
 };
 use tonic::{Request, Response, Status};
 
-use super::{Context, peer};
+use super::{Context, peer, recorded::About};
 
 /// Life of a task when nobody says, and the longest, in seconds.
 const TTL: u32 = 24 * 3600;
@@ -37,6 +37,7 @@ impl TaskService for Tasks {
         request: Request<CreateTaskRequest>,
     ) -> Result<Response<CreateTaskResponse>, Status> {
         let caller = peer::caller(&request)?;
+        About::of(&request).set(&request.get_ref().task_id, "");
         let CreateTaskRequest { task_id, request, ttl_seconds } = request.into_inner();
         id(&task_id)?;
         at_most("request", request.len(), REQUEST)?;
@@ -59,6 +60,7 @@ impl TaskService for Tasks {
         request: Request<UpdateTaskRequest>,
     ) -> Result<Response<UpdateTaskResponse>, Status> {
         let caller = peer::caller(&request)?;
+        About::of(&request).set(&request.get_ref().task_id, request.get_ref().state().as_str_name());
         let state = request.get_ref().state();
         let UpdateTaskRequest { task_id, outcome, .. } = request.into_inner();
         id(&task_id)?;

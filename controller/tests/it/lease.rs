@@ -8,6 +8,8 @@ use muster_proto::{
     v1::{connect_response::Body as Down, session_event::Body as Event, *},
 };
 
+use muster_runtime::task;
+
 use crate::{
     farm::{Farm, answer, spec},
     projects::{policy, put},
@@ -31,11 +33,9 @@ fn clones(name: &str) -> Hello {
 
 async fn beat(worker: &mut FakeWorker, seq: u64) {
     worker.beat(Heartbeat { seq, ..Heartbeat::default() }).await;
-    loop {
-        match worker.command().await {
-            Down::HeartbeatAck(ack) => break assert_eq!(ack.seq, seq),
-            other => panic!("not an acknowledgement: {other:?}"),
-        }
+    match worker.command().await {
+        Down::HeartbeatAck(ack) => assert_eq!(ack.seq, seq),
+        other => panic!("not an acknowledgement: {other:?}"),
     }
 }
 
@@ -90,7 +90,7 @@ async fn a_restart_goes_through_and_twins_are_both_refused_until_one_is_gone() {
     let mut first = FakeWorker::connect(&farm, hello("w1", 1)).await;
     let twin = hello("w1", 1);
     let client = farm.workers();
-    let second = tokio::spawn(FakeWorker::connect_over(client, twin.clone()));
+    let second = task::spawn("twin", FakeWorker::connect_over(client, twin.clone()));
     let refused = |status: &tonic::Status| Error::from_status(status).code == ErrorCode::DuplicateWorker;
     // The first goes on as if nothing were.
     let mut seq = 0;

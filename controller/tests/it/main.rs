@@ -1,6 +1,7 @@
 //! A real controller, driven over gRPC, with a scripted worker in the test.
 
 mod access;
+mod audit;
 mod bad_input;
 mod changes;
 mod disk;

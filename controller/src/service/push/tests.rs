@@ -62,6 +62,8 @@ impl Rig {
         let context = Context {
             engine,
             identities,
+            rate: super::super::Rate::default(),
+            audit: crate::audit::Audit::open(&dir.path().join("audit")).expect("opened"),
             tasks: crate::tasks::Tasks::open(store).await.expect("opened"),
             remote_address: None,
             replicas,
