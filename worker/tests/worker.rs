@@ -341,6 +341,23 @@ async fn a_killed_worker_finds_its_sessions_again() {
 }
 
 #[tokio::test]
+async fn a_worker_that_leaves_hands_its_sessions_over_to_the_next() {
+    let (controller, mut machine) = farm().await;
+    let start = start_order("handover-abcdef", "permission touch x");
+    controller.start_session(&start).await;
+    let attention = controller.attention(&start).await;
+    let pid = file(&machine.attempt_dir(&start).join("shim.pid")).await;
+    machine.leave().await;
+    assert!(alive(&pid), "its shim goes on");
+    machine.start().await;
+    controller.until("the next", |seen| (seen.hellos.len() >= 2).then_some(())).await;
+    let hello = controller.until("a hello", |seen| seen.hellos.last().cloned()).await;
+    assert!(hello.held.len() == 1 && hello.held[0].running, "{hello:?}");
+    controller.input(&start, 2, answer(&attention, Decision::Deny, "no")).await;
+    assert_eq!(controller.ended(&start).await.end.expect("set").reason(), EndReason::TurnCompleted);
+}
+
+#[tokio::test]
 async fn what_ended_while_no_worker_ran_is_told_by_the_next() {
     let (controller, mut machine) = farm().await;
     let lost = start_order("lost-abcdef", "tool");

@@ -4,6 +4,9 @@
 //! (`<session dir>/workspace.json`, the intent), so that a creation killed half way is recognised and done again, and
 //! so that a release knows its worktree without believing anything the session could have written.
 
+mod aside;
+mod borrow;
+
 use std::{
     collections::HashMap,
     fs,
@@ -17,7 +20,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{
-    QUICK, SLOW, WorkspaceError, borrowed, copy, git::Git, git::GitError, io_error, mirror::Mirrors, snapshot,
+    QUICK, SLOW, WorkspaceError, copy, git::Git, git::GitError, io_error, mirror::Mirrors, snapshot,
 };
 use crate::shim::files::write_durably;
 
@@ -195,39 +198,6 @@ impl Worktrees {
         Ok(intent.workspace())
     }
 
-    /// A workspace of a declared project: a repository of its own.
-    async fn borrow(&self, order: &Order<'_>, from: &Mirrored<'_>) -> Result<Workspace, WorkspaceError> {
-        if order.worktree == Some(false) {
-            let text = "a declared project has no directory on this worker to work in without a worktree";
-            return Err(WorkspaceError::Url(text.to_owned()));
-        }
-        let (mirror, base_commit) = from.mirrors.ready(from.project, from.url, order.from_ref).await?;
-        let git = Git::strict(&mirror.path);
-        let branch = branch_name(&git, order).await?;
-        let root = self.root.join(order.handle);
-        let (repository, path) = (mirror.path.clone(), root.clone());
-        let mut intent = Intent { repository, root, path, branch, base_commit, made: false, mirror: true };
-        intent.write(order.session_dir)?;
-        let name = format!("refs/heads/{}", intent.branch);
-        // Only if nobody has it: git itself looks.
-        let none = "0".repeat(intent.base_commit.len());
-        git.run(QUICK, &["update-ref", &name, &intent.base_commit, &none]).await?;
-        let plan = borrowed::Plan {
-            mirror: &mirror.path,
-            root: &intent.root,
-            branch: &intent.branch,
-            base_commit: &intent.base_commit,
-            url: from.url,
-        };
-        if let Err(error) = borrowed::make(&plan).await {
-            self.forget(&intent).await?;
-            return Err(error);
-        }
-        intent.made = true;
-        intent.write(order.session_dir)?;
-        Ok(intent.workspace())
-    }
-
     /// Keeps what is in the workspace, then removes it. A workspace without a worktree is only let go.
     ///
     /// # Errors
@@ -260,40 +230,6 @@ impl Worktrees {
             released.kept_commit = commit;
         }
         Ok(released)
-    }
-
-    /// Keeps what is in the workspace as `refs/muster/<session>/<kept_as>`, then removes it and gives its branch name free.
-    /// Returns the ref. Safe to repeat.
-    ///
-    /// # Errors
-    /// [`WorkspaceError`]; the workspace stays then.
-    pub async fn set_aside(
-        &self,
-        session_dir: &Path,
-        session: &str,
-        kept_as: &str,
-    ) -> Result<Option<String>, WorkspaceError> {
-        let Some(intent) = Intent::read(session_dir) else { return Ok(None) };
-        if intent.root.parent() != Some(self.root.as_path()) {
-            return Err(WorkspaceError::NotOurs(intent.root));
-        }
-        let _permit = self.gate(&intent.repository).acquire_owned().await;
-        let place = intent.place();
-        let name = format!("refs/muster/{session}/{kept_as}");
-        let git = intent.git();
-        if is_directory(&intent.root) {
-            snapshot::keep_as(&place, session_dir, session, &name).await?;
-        }
-        self.remove(&intent).await?;
-        let branch = format!("refs/heads/{}", intent.branch);
-        if let Some(tip) = snapshot::tip(&git, &place).await? {
-            let holds = ["merge-base", "--is-ancestor", &tip, &name];
-            if git.ask(QUICK, &holds).await?.is_none() {
-                git.run(QUICK, &["update-ref", &format!("{name}-branch"), &tip]).await?;
-            }
-            git.run(QUICK, &["update-ref", "-d", &branch, &tip]).await?;
-        }
-        Ok(git.ask(QUICK, &["rev-parse", "--verify", "--quiet", &name]).await?.map(|_| name))
     }
 
     /// Where the work of a session is: in a worktree that stands, or only in the repository. `project`: its directory,

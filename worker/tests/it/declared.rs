@@ -373,3 +373,67 @@ async fn a_push_needs_the_policy_and_the_worker() {
     let answer_query_request::Body::Error(detail) = body else { panic!("{body:?}") };
     assert_eq!(detail.code(), ErrorCode::PushNotAllowed, "{error}");
 }
+
+#[tokio::test]
+async fn what_a_session_plants_in_an_announced_repository_is_not_run_by_questions_or_a_release() {
+    let controller = Controller::start().await;
+    let mut machine = Machine::new(&controller);
+    machine.start().await;
+    let canary = machine.home.join("canary");
+    let start = start_order("planted-abcdef", "write made.txt");
+    controller.start_session(&start).await;
+    controller.ended(&start).await;
+    let place = machine.state.join("worktrees/planted-abcdef");
+    // Filters of a repository's own configuration are its operator's (large files) and stay in force: not planted here.
+    plant(&place, &machine.repo.join(".git"), &canary);
+    for name in ["clean", "smudge", "process"] {
+        git(&machine.repo, &["config", "--unset", &format!("filter.evil.{name}")]);
+    }
+    for ask in [
+        changes(ChangesFormat::Patch),
+        changes(ChangesFormat::Stat),
+        changes(ChangesFormat::Commits),
+        Ask::Bundle(BundleQuery {}),
+    ] {
+        let (body, error, _) = controller.ask(&start, ask).await;
+        assert!(matches!(body, answer_query_request::Body::Result(_)), "{error}");
+    }
+    let next = start_order("beside-abcdef", "say x");
+    controller.start_session(&next).await;
+    assert_eq!(reason(&controller.ended(&next).await).0, EndReason::TurnCompleted);
+    assert!(!release(&controller, &start).await.kept_ref.is_empty());
+    assert!(!canary.exists(), "{}", fs::read_to_string(&canary).unwrap_or_default());
+}
+
+#[tokio::test]
+async fn a_mirror_goes_when_the_disk_is_wanted_and_nothing_is_only_in_it() {
+    let (controller, mut machine, policy) = farm().await;
+    let work = order("work-abcdef", "write made.txt", &policy);
+    let other = ProjectPolicy { name: "other".to_owned(), ..policy };
+    let none = order("none-abcdef", "say x", &other);
+    for start in [&work, &none] {
+        controller.start_session(start).await;
+        assert_eq!(reason(&controller.ended(start).await).0, EndReason::TurnCompleted);
+    }
+    let mirrors = machine.state.join("mirrors");
+    let names = || {
+        let entries = fs::read_dir(&mirrors).expect("there").map(|entry| entry.expect("read").file_name());
+        let mut names: Vec<String> = entries.map(|name| name.to_string_lossy().into_owned()).collect();
+        names.sort();
+        names
+    };
+    release(&controller, &work).await;
+    machine.leave().await;
+    machine.config.declared.disk_wanted_bytes = u64::MAX;
+    machine.config.declared.keep_unused = std::time::Duration::ZERO;
+    machine.config.timing.reap_every = std::time::Duration::from_millis(50);
+    controller.seen.lock().expect("no test panicked").hellos.clear();
+    machine.start().await;
+    controller.until("it is back", |seen| (!seen.hellos.is_empty()).then_some(())).await;
+    assert_eq!(names().len(), 2, "a workspace borrows from one, the other holds work");
+    release(&controller, &none).await;
+    crate::support::until("the unused one is gone", || names().len() == 1).await;
+    assert!(names()[0].starts_with("api-"));
+    let (_, _, text) = controller.ask(&work, changes(ChangesFormat::Patch)).await;
+    assert!(String::from_utf8(text).expect("text").contains("+written"));
+}

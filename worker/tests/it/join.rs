@@ -162,6 +162,25 @@ async fn a_revoked_worker_keeps_its_sessions_and_is_taken_back_while_it_runs() {
 }
 
 #[tokio::test]
+async fn a_worker_that_is_there_twice_keeps_its_sessions_and_comes_back() {
+    let controller = Controller::start().await;
+    let mut machine = Machine::new(&controller);
+    machine.config.timing.duplicate_retry = Duration::from_millis(200);
+    machine.start().await;
+    let start = start_order("twice-abcdef", "permission touch x");
+    controller.start_session(&start).await;
+    let attention = controller.attention(&start).await;
+    controller.seen.lock().expect("no test panicked").duplicates = Some(0);
+    controller.hang_up();
+    controller.until("it was refused twice", |seen| (seen.duplicates >= Some(2)).then_some(())).await;
+    controller.seen.lock().expect("no test panicked").duplicates = None;
+    controller.until("it is back", |seen| (seen.hellos.len() >= 2).then_some(())).await;
+    let answer = crate::support::answer(&attention, muster_proto::v1::Decision::Deny, "no");
+    controller.input(&start, 2, answer).await;
+    controller.ended(&start).await;
+}
+
+#[tokio::test]
 async fn clocks_that_are_hours_apart_do_not_keep_a_machine_out() {
     let controller = Controller::start().await;
     let (now, hour) = (SystemTime::now(), Duration::from_secs(3600));

@@ -6,5 +6,6 @@ mod farm;
 mod join;
 mod lease;
 mod policy;
+mod recorded;
 #[path = "../support/mod.rs"]
 mod support;

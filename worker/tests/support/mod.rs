@@ -1,20 +1,20 @@
 //! A controller for tests: takes one worker, keeps what it says, orders what the test wants.
 
-#![allow(dead_code, reason = "each test program uses a part of it")]
+#![allow(dead_code, unused_imports, reason = "each test program uses a part of it")]
+
+mod machine;
 
 use std::{
     collections::BTreeMap,
-    fs,
     net::SocketAddr,
-    path::{Path, PathBuf},
     pin::Pin,
-    process::Command,
     sync::{Arc, Mutex},
     time::Duration,
 };
 
 use futures::{Stream, StreamExt as _};
 use muster_proto::{
+    error::{Error, ErrorCode},
     ids::SessionId,
     v1::{
         Answer, AnswerQueryRequest, AnswerQueryResponse, ApplyInput, AttemptEnded, Attention, ConnectRequest,
@@ -27,17 +27,12 @@ use muster_proto::{
         workspace_query,
     },
 };
-use muster_runtime::{shutdown::Shutdown, task};
-use muster_worker::{
-    ClaudeConfig, Config, DeclaredConfig, Needs, ProjectConfig, Timing, Worker, shim::files::AttemptDir,
-};
-use nix::{
-    sys::signal::{Signal, kill},
-    unistd::Pid,
-};
+use muster_runtime::task;
 use tokio::sync::{mpsc, watch};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
+
+pub use machine::{Machine, SCRIPTED, git, there, until};
 
 pub const LONG: Duration = Duration::from_secs(60);
 
@@ -59,6 +54,8 @@ pub struct Seen {
     pub heartbeats: Vec<u64>,
     /// Heartbeats are not acknowledged.
     pub deaf: bool,
+    /// How often a Connect was refused because another process shows the same identity; `None`: none is.
+    pub duplicates: Option<u32>,
 }
 
 #[derive(Clone)]
@@ -81,6 +78,11 @@ impl WorkerService for Controller {
         request: Request<Streaming<ConnectRequest>>,
     ) -> Result<Response<Self::ConnectStream>, Status> {
         let mut up = request.into_inner();
+        if let Some(count) = &mut self.seen.lock().expect("no test panicked").duplicates {
+            *count += 1;
+            self.changed.send_modify(|version| *version += 1);
+            return Err(Error::new(ErrorCode::DuplicateWorker, "two processes are the worker w1").into());
+        }
         let (orders, orders_rx) = mpsc::channel(64);
         let lease_ms = self.seen.lock().expect("no test panicked").lease_ms;
         let protocol = if lease_ms == 0 { 1 } else { 2 };
@@ -376,133 +378,6 @@ impl Controller {
                 Body::Activity(_) => "activity",
             })
             .collect()
-    }
-}
-
-pub struct Machine {
-    _dir: tempfile::TempDir,
-    pub home: PathBuf,
-    pub repo: PathBuf,
-    pub state: PathBuf,
-    pub config: Config,
-    shutdown: Shutdown,
-    worker: Option<Worker>,
-}
-
-/// A test that fails half way must not leave its sessions running.
-impl Drop for Machine {
-    fn drop(&mut self) {
-        self.worker = None;
-        let sessions = fs::read_dir(self.state.join("sessions")).into_iter().flatten().flatten();
-        for attempt in
-            sessions.flat_map(|session| fs::read_dir(session.path()).into_iter().flatten().flatten())
-        {
-            let dir = AttemptDir::new(attempt.path());
-            let pid = fs::read_to_string(dir.pid_file()).ok().and_then(|text| text.trim().parse().ok());
-            if let (Some(pid), Ok(true)) = (pid, dir.shim_lives()) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
-            }
-        }
-    }
-}
-
-/// Waits until something holds.
-pub async fn until(what: &str, mut holds: impl FnMut() -> bool) {
-    let until = std::time::Instant::now() + LONG;
-    while !holds() {
-        assert!(std::time::Instant::now() < until, "never: {what}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-/// Waits until a file or folder is there.
-pub async fn there(path: &Path) {
-    let until = std::time::Instant::now() + LONG;
-    while !path.exists() {
-        assert!(std::time::Instant::now() < until, "never: {}", path.display());
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-}
-
-pub fn git(dir: &Path, args: &[&str]) -> String {
-    let output = Command::new("git")
-        .args(["-c", "user.name=t", "-c", "user.email=t@t", "-c", "init.defaultBranch=main"])
-        .args(args)
-        .current_dir(dir)
-        .output()
-        .expect("git runs");
-    assert!(output.status.success(), "git {args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8_lossy(&output.stdout).trim().to_owned()
-}
-
-/// Stands for claude; its source says what it understands.
-pub const SCRIPTED: &str = env!("CARGO_BIN_EXE_muster-test-agent");
-
-impl Machine {
-    pub fn new(controller: &Controller) -> Self {
-        let dir = tempfile::tempdir().expect("a directory");
-        let base = dir.path().canonicalize().expect("real");
-        let (home, repo, state) = (base.join("home"), base.join("repo"), base.join("state"));
-        fs::create_dir(&home).expect("created");
-        fs::create_dir(&repo).expect("created");
-        git(&repo, &["init", "-q"]);
-        fs::write(repo.join("a.txt"), "one\n").expect("written");
-        git(&repo, &["add", "."]);
-        git(&repo, &["commit", "-q", "-m", "first"]);
-        let mut claude = ClaudeConfig { program: PathBuf::from(SCRIPTED), ..ClaudeConfig::default() };
-        claude.env.insert("HOME".to_owned(), home.to_string_lossy().into_owned());
-        let short = Duration::from_millis(300);
-        let timing = Timing {
-            interrupt_grace: short,
-            close_grace: short,
-            term_grace: short,
-            exit_grace: Duration::from_secs(2),
-            settle: short,
-            reconnect_first: Duration::from_millis(5),
-            reconnect_max: Duration::from_millis(50),
-            ..Timing::default()
-        };
-        let project = ProjectConfig {
-            name: "p".to_owned(),
-            path: repo.clone(),
-            allow_trust_mode: false,
-            trusted: false,
-            allow_push: false,
-        };
-        let config = Config {
-            controller: format!("http://{}", controller.addr).into(),
-            name: "w1".parse().expect("valid"),
-            state_dir: state.clone(),
-            slots: 4,
-            labels: BTreeMap::new(),
-            projects: vec![project],
-            declared: DeclaredConfig::default(),
-            needs: Needs::default(),
-            claude,
-            shim_program: PathBuf::from(env!("CARGO_BIN_EXE_muster-shim")),
-            timing,
-        };
-        Self { _dir: dir, home, repo, state, config, shutdown: Shutdown::new(), worker: None }
-    }
-
-    pub async fn start(&mut self) {
-        self.shutdown = Shutdown::new();
-        let worker = Worker::start(self.config.clone(), self.shutdown.clone()).await.expect("it starts");
-        self.worker = Some(worker);
-    }
-
-    /// As if killed: nothing is said to anybody.
-    pub fn kill(&mut self) {
-        self.worker = None;
-    }
-
-    pub async fn leave(&mut self) {
-        self.shutdown.request();
-        self.worker.take().expect("it runs").finished().await;
-    }
-
-    pub fn attempt_dir(&self, start: &StartSession) -> PathBuf {
-        self.state.join("sessions").join(&start.session_id).join(format!("attempt-{}", start.attempt))
     }
 }
 
