@@ -4,7 +4,7 @@
 //! host a ──veth── router ──veth── host b
 //! ```
 //! Every host has a subnet, so that the router can lose what goes to a host, what comes from it, or both, without telling
-//! anybody: a cable that is cut says nothing. Hosts share files and processes with this machine; only the network is their
+//! anybody: a cable that is cut says nothing. Hosts share files and process ids with this machine; only the network is their
 //! own. Needs root and `ip`; [`Network::make`] says what is missing. Whatever is made is removed when it is dropped, and
 //! what a killed test left behind by the next one.
 

@@ -12,7 +12,7 @@ use tokio::process::Command;
 use crate::farm::Farm;
 
 /// Longer than anything an orchestrator does here.
-const LIMIT: Duration = Duration::from_secs(420);
+const LIMIT: Duration = Duration::from_secs(900);
 
 /// One orchestrator to be, with a home of its own.
 pub struct Front<'a> {

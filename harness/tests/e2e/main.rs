@@ -15,6 +15,7 @@ mod farm;
 mod front;
 mod full_circle;
 mod gateway_restart;
+mod hosts;
 mod orchestrator;
 mod output;
 mod prompts;

@@ -21,7 +21,7 @@ impl fmt::Display for Samples {
         sorted.sort_by(f64::total_cmp);
         let (Some(least), Some(most)) = (sorted.first(), sorted.last()) else { return f.write_str("-") };
         let median = sorted[sorted.len() / 2];
-        write!(f, "{median:.1} ms ({least:.1}-{most:.1}, {})", sorted.len())
+        write!(f, "{median:.2} ms ({least:.2}-{most:.2}, {})", sorted.len())
     }
 }
 

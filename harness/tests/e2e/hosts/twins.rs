@@ -7,9 +7,11 @@ use super::*;
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn two_machines_with_one_identity_are_given_nothing() {
     let Some(mut hosts) = Hosts::start(&["w1", "w2"], Pace::default()).await else { return };
-    let held = hosts.held("before", PROJECT, Some("w1")).await;
+    // Before anything runs there: these hosts share their process ids, and the copy of a session that runs would take the
+    // processes of the one it is a copy of for its own.
     let image = hosts.farm.folder().join("image");
     copy_disk(&hosts.farm.state_dir("w1"), &image).unwrap();
+    let held = hosts.held("before", PROJECT, Some("w1")).await;
     hosts.farm.run_worker("twin", "w2", &image, &[]).unwrap();
     hosts.until_health("w1", "two machines", |health| health == "duplicate").await;
     let waiting =
