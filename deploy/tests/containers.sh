@@ -13,7 +13,7 @@ passed=0
 [ $# -eq 2 ] || [ $# -eq 4 ] || die "usage: containers.sh MUSTER SCRIPTED_CLAUDE"
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
 deploy=$(dirname -- "$here")
-base=$(dirname -- "$deploy")/.tools/deploy/base
+base=$(dirname -- "$deploy")/.tools/deploy/base-2
 if [ "${4:-}" != inside ]; then
     [ "$(id -u)" = 0 ] || die "needs root"
     command -v podman >/dev/null || die "podman is missing (Debian: podman buildah crun)"
@@ -110,5 +110,32 @@ printf '%s\n' '{"jsonrpc":"2.0","id":1,"method":"initialize","params":{"protocol
     timeout 60 $podman exec -i controller muster mcp >"$work/mcp"
 grep -q '"serverInfo":{"name":"muster"' "$work/mcp" || fail "no MCP server answered"
 step "an MCP client reaches it through exec"
+
+# As the chart runs them: the controller listens for other machines, a worker joins by the chart's own command and has no project
+# of its own.
+pod rm -f worker >/dev/null
+pod rm -f controller >/dev/null
+# shellcheck disable=SC2086 # words
+pod run -d --name controller --network=none --read-only --tmpfs /tmp $bounds -v farm:/var/lib/muster-controller \
+    -e MUSTER_STATE_DIR=/var/lib/muster-controller/state -e MUSTER_REMOTE_LISTEN=127.0.0.1:7430 \
+    -e MUSTER_REMOTE_NAME=127.0.0.1,farm.example localhost/muster-controller >/dev/null
+until_true muster whoami
+mkdir "$work/join"
+muster token create --uses 3 --ttl 1h >"$work/join/token"
+chmod 755 "$work/join"
+chmod 644 "$work/join/token"
+line=$("$deploy/../.tools/deploy/lint/bin/python3" "$deploy/tests/helm.py" --join-command)
+join() { # shellcheck disable=SC2086 # words
+    pod run --rm --network=container:controller $bounds -v pod-0:/var/lib/muster -e MUSTER_STATE_DIR=/var/lib/muster/worker \
+        -e MUSTER_NAME=farm-muster-worker-0 --entrypoint sh "$@" localhost/muster-worker -c "$line"
+}
+join -v "$work/join:/run/join:ro"
+join # without the token: it has joined
+# shellcheck disable=SC2086 # words
+pod run -d --name worker --network=container:controller $bounds -v pod-0:/var/lib/muster -e MUSTER_STATE_DIR=/var/lib/muster/worker \
+    -e MUSTER_NAME=farm-muster-worker-0 -e MUSTER_SLOTS=4 -e MUSTER_LABEL=gpu=yes,os=linux localhost/muster-worker worker >/dev/null
+until_true connected
+muster workers | grep -q '^farm-muster-worker-0' || fail "another name"
+step "a worker joins by the command of the chart, once, and runs"
 
 echo "$passed passed, 0 failed, 0 skipped"

@@ -37,11 +37,14 @@ finishes() {
     until_true status_is "$session" completed
 }
 
-configure() {
+make_project() {
     install -d -o muster -g muster /var/lib/muster/projects
     runuser -u muster -- sh -c '
         git init -q -b main /var/lib/muster/projects/web && cd /var/lib/muster/projects/web &&
         git -c user.name=t -c user.email=t@t.invalid commit -q --allow-empty -m first'
+}
+configure() {
+    make_project
     cat >/etc/muster/worker.toml <<TOML
 state-dir = "/var/lib/muster/worker"
 name = "here"
@@ -124,11 +127,6 @@ until_true status_is "$session" needs_attention
 finishes
 step "a session lives on while its worker is stopped, and says unreachable"
 
-# What runbooks and `backup` say.
-if [ -x /test/backup.sh ]; then
-    /test/backup.sh save /var/lib/muster-controller /test/backup.tar.gz >/dev/null
-fi
-
 waiting_session "echo never"
 dpkg -r muster >/test/dpkg 2>&1 || { cat /test/dpkg; fail "dpkg -r"; }
 if kill -0 "$claude" 2>/dev/null; then fail "a session outlived the package"; fi
@@ -194,5 +192,54 @@ for path in /usr/local/bin/muster /etc/muster /var/lib/muster /var/lib/muster-co
     [ ! -e "$path" ] || fail "--uninstall --purge left $path"
 done
 step "install.sh --uninstall --purge ends everything and leaves nothing"
+
+# --- Ansible ---
+
+play() {
+    ansible-playbook -c local -i localhost, /test/play.yml -e "archive=$archive" "$@" >/test/play 2>&1 || { cat /test/play; fail "the play"; }
+}
+cat >/test/play.yml <<'YAML'
+- name: All of it on one machine
+  hosts: localhost
+  roles:
+    - role: muster
+      vars:
+        muster_archive: "{{ archive }}"
+        muster_installer: /test/install.sh
+        muster_roles: "{{ wanted }}"
+        muster_controller_settings: {remote-listen: "127.0.0.1:7430", remote-name: ["127.0.0.1"]}
+        muster_join_token: "{{ token | default('') }}"
+        muster_worker_settings:
+          name: here
+          slots: "{{ slots | default(4) | int }}"
+          claude: /test/scripted-claude
+          project: [web=/var/lib/muster/projects/web]
+        muster_worker_environment: [ANTHROPIC_API_KEY=not-a-key]
+YAML
+export ANSIBLE_ROLES_PATH=/test/roles ANSIBLE_NOCOLOR=1 ANSIBLE_JINJA2_NATIVE=1
+play -e '{"wanted": ["controller"]}'
+until_true muster ps
+make_project
+token=$(muster token create --name here)
+play -e '{"wanted": ["controller", "worker"]}' -e "token=$token"
+until_true connected
+is_private /etc/muster/worker.env 600:root
+if grep -q 'not-a-key\|mustjoin_' /test/play; then fail "a secret is in what Ansible printed"; fi
+waiting_session "echo more"
+step "the role installs, joins and starts"
+
+worker=$(main_pid worker)
+play -e '{"wanted": ["controller", "worker"]}' -e "token=$token"
+grep -q 'changed=0 .*failed=0' /test/play || { cat /test/play; fail "a second play changed something"; }
+[ "$(main_pid worker)" = "$worker" ] || fail "restarted for nothing"
+step "a second play changes nothing"
+
+play -e '{"wanted": ["controller", "worker"]}' -e "token=$token" -e slots=3
+[ "$(main_pid worker)" != "$worker" ] || fail "not restarted with its new settings"
+grep -qx 'slots = 3' /etc/muster/worker.toml || { cat /etc/muster/worker.toml; fail "the setting was not written"; }
+lives "a play that changes settings"
+until_true status_is "$session" needs_attention
+finishes
+step "a play that changes settings restarts the worker, and a session lives through it"
 
 echo "$passed passed, 0 failed, 0 skipped"
