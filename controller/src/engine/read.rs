@@ -7,6 +7,7 @@ use muster_proto::{
     ids::{SessionId, WorkerId},
     v1::{self, SessionStatus},
 };
+use prost_types::Timestamp;
 
 use super::{Named, Read, Scope, book::Book, place, run::Engine, watch::Selection};
 use crate::{
@@ -126,7 +127,14 @@ impl<'a> Viewer<'a> {
     }
 
     fn why(&self, session: &Session) -> scheduler::Why {
-        scheduler::why(&place::request(session, self.book), self.candidates(), self.book.usage(), self.policy)
+        let now = place::millis(muster_proto::time::now());
+        scheduler::why(
+            &place::request(session, self.book),
+            self.candidates(),
+            self.book.usage(),
+            self.policy,
+            now,
+        )
     }
 
     fn list(&self, query: &ListQuery, scope: &Scope) -> Listed {
@@ -186,7 +194,10 @@ impl<'a> Viewer<'a> {
             held_by: why.hold.map_or_else(String::new, |hold| hold.name().to_owned()),
             effective_priority: scheduler::level(request.priority, request.since, now),
             waiting_since: session.state.changed_at.or(session.fixed.created_at),
-            earliest_start_at: None,
+            earliest_start_at: why.warm_until.map(|at| Timestamp {
+                seconds: at.div_euclid(1000),
+                nanos: i32::try_from(at.rem_euclid(1000)).unwrap_or(0) * 1_000_000,
+            }),
         })
     }
 

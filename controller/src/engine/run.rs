@@ -268,7 +268,9 @@ impl Engine {
     pub(super) fn tick(&mut self) {
         let now = self.now();
         let mut told: Vec<WorkerId> = self.fleet.changed_liveness(now);
-        self.plan_due |= !told.is_empty();
+        // One that waits for a warm worker may have waited long enough.
+        self.plan_due |=
+            !told.is_empty() || !(self.config.policy.warm_wait.is_zero() || self.book.queue().is_empty());
         if !self.absent_told && now.duration_since(self.started) >= self.config.unreachable_after {
             self.absent_told = true;
             told.extend(

@@ -3,13 +3,14 @@
 //!
 //! `order` says whose turn it is: priority with what waiting adds, then the smallest share by weight, then
 //! first come. A session that cannot be placed now holds up nobody behind it. [`filter`] says which workers
-//! can take it; among those the one with the fewest recent failures, then the greatest free share, then the
+//! can take it; those that have its project already come first (`warm`); among those the one with the fewest recent failures, then the greatest free share, then the
 //! smaller name gets it. `why` tells all of that of a session that was left out. Called by the engine, which
 //! makes the plan durable.
 
 pub mod filter;
 mod order;
 pub mod policy;
+mod warm;
 mod why;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
@@ -131,6 +132,7 @@ pub fn plan(
         fleet.iter().enumerate().map(|(at, candidate)| (candidate.worker, at)).collect();
     let mut open: Vec<usize> = (0..fleet.len()).filter(|at| fleet[*at].has_room()).collect();
     let mut placements = Vec::new();
+    let mut warmth = warm::Warmth::default();
     let mut turns = order::Turns::new(queue, now);
     while !open.is_empty() {
         let Some(request) = turns.next(usage, policy) else { break };
@@ -141,6 +143,7 @@ pub fn plan(
             Some(worker) => {
                 by_name.get(worker).copied().filter(|at| filter::verdict(request, &fleet[*at]).is_ok())
             }
+            None if request.cloneable => warmth.choose(request, fleet, &open, offset(request), policy, now),
             None => best(request, fleet, &open),
         };
         let Some(at) = found else { continue };
@@ -149,15 +152,21 @@ pub fn plan(
         placements.push((request.session, fleet[at].worker.clone()));
         if !fleet[at].has_room() {
             open.retain(|candidate| *candidate != at);
+            warmth.full(at);
         }
     }
     placements
 }
 
+/// A place of the session's own.
+fn offset(request: &Request<'_>) -> usize {
+    crc32c::crc32c(request.session.as_uuid().as_bytes()) as usize
+}
+
 /// The best of the able workers. The look begins at a place of the session's own, so that in a large farm not
 /// all of them compare the same few.
 fn best(request: &Request<'_>, fleet: &[Candidate<'_>], open: &[usize]) -> Option<usize> {
-    let start = crc32c::crc32c(request.session.as_uuid().as_bytes()) as usize % open.len();
+    let start = offset(request) % open.len();
     let around = open[start..].iter().chain(&open[..start]).copied();
     let able = around.filter(|at| filter::verdict(request, &fleet[*at]).is_ok()).take(COMPARED);
     able.reduce(|best, other| if better(&fleet[other], &fleet[best]) { other } else { best })

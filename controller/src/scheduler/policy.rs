@@ -3,13 +3,17 @@
 use std::{
     collections::{BTreeMap, HashMap},
     fmt,
+    time::Duration,
 };
 
 use super::Request;
 
 /// How the farm is shared.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Policy {
+    /// How long a session waits for a worker that has its project already and is merely busy, before one that has to
+    /// clone it first will do. Zero: not at all.
+    pub warm_wait: Duration,
     /// Weight of a caller; 1 for those not named, 0 counts as 1. Twice the weight is twice the sessions while
     /// both wait.
     pub weights: BTreeMap<String, u32>,
@@ -21,6 +25,20 @@ pub struct Policy {
     pub project_cap: Option<u32>,
     /// As `project_cap`, for the projects named.
     pub project_caps: BTreeMap<String, u32>,
+}
+
+impl Default for Policy {
+    /// Everybody alike, ten seconds for a warm worker.
+    fn default() -> Self {
+        Self {
+            warm_wait: Duration::from_secs(10),
+            weights: BTreeMap::new(),
+            caller_cap: None,
+            caller_caps: BTreeMap::new(),
+            project_cap: None,
+            project_caps: BTreeMap::new(),
+        }
+    }
 }
 
 /// What holds a session back whatever the workers.

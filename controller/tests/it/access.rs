@@ -258,3 +258,33 @@ async fn a_task_survives_a_restart_and_is_found_by_its_caller_alone() {
     update(TaskState::Completed, 256 << 10).await.expect("noted");
     refused(update(TaskState::Failed, 1).await, ErrorCode::TaskEnded);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_caller_makes_as_many_calls_as_are_allowed_and_others_are_not_held_up() {
+    // Next to nothing comes back while the test runs.
+    let rate = muster_controller::service::Rate { each_second: 1, at_once: 20 };
+    let farm = memory(|config| config.rate = rate).await;
+    let (ann, _) = made(&farm, access("ann", Role::Viewer)).await;
+    let (ben, _) = made(&farm, access("ben", Role::Viewer)).await;
+    let who = async |token: &str| {
+        let request = signed(WhoAmIRequest {}, token, None);
+        answer(IdentityServiceClient::new(farm.channel()).who_am_i(request).await)
+    };
+    for call in 0..20 {
+        who(&ann).await.unwrap_or_else(|error| panic!("call {call}: {error:?}"));
+    }
+    // Time that passes gives calls back: past the limit is past what came back, too.
+    let mut error = None;
+    for _ in 0..10_000 {
+        if let Err(refused) = who(&ann).await {
+            error = Some(refused);
+            break;
+        }
+    }
+    let error = error.expect("past the limit");
+    assert!(error.code == ErrorCode::LimitReached && error.retryable(), "{error:?}");
+    who(&ben).await.expect("he made none");
+    for _ in 0..50 {
+        who("").await.expect("nobody is kept from the own machine");
+    }
+}
