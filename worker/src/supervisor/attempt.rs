@@ -43,7 +43,7 @@ pub(super) enum Effect {
     Order(ToShim),
     /// The shim itself does not answer any more.
     KillShim,
-    /// A set-up command that runs is not waited for.
+    /// A fetch or a set-up command that runs is not waited for.
     EndSetup,
     /// The attempt is over; its `AttemptEnded` is among the events.
     Over,
@@ -195,7 +195,13 @@ impl Attempt {
         }
         let workspace = match made {
             Ok(workspace) => workspace,
-            Err((reason, text)) => return self.over(ending::without_process(reason, text), now),
+            Err((reason, text)) => {
+                let end = match self.end_early {
+                    Some(why) => self.early_end(why),
+                    None => ending::without_process(reason, text),
+                };
+                return self.over(end, now);
+            }
         };
         let mut effects =
             vec![self.emit(Body::WorkspaceReady(WorkspaceReady { workspace: Some(workspace) }))];

@@ -155,6 +155,11 @@ impl From<LinkError> for NotLaunched {
     }
 }
 
+/// Whether making the workspace may talk to a remote.
+pub(super) fn fetches(context: &Context, start: &StartSession) -> bool {
+    terms::of(&context.config, start).is_ok_and(|terms| matches!(terms.source, Source::Mirror { .. }))
+}
+
 /// Whether an order may be carried out here at all.
 ///
 /// # Errors

@@ -2,7 +2,8 @@
 //! reaps nothing (containers) they would stay as defunct processes for ever. They are reaped here, each by its pid.
 //!
 //! Children that this process started itself are the runtime's to reap and are never touched: those share its terminal
-//! session, while a shim and whatever it ran began sessions of their own.
+//! session, while a shim and whatever it ran began sessions of their own. What a git left that was killed is of its group,
+//! which such a child leads and an orphan does not.
 
 use std::{fs, io, time::Duration};
 
@@ -12,7 +13,7 @@ use nix::{
         prctl,
         wait::{WaitPidFlag, waitpid},
     },
-    unistd::{Pid, getpid, getsid},
+    unistd::{Pid, getpgrp, getpid, getsid},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -52,8 +53,9 @@ fn is_dead_orphan(pid: i32, own: Pid) -> bool {
     let mut fields = rest.split_whitespace();
     let state = fields.next();
     let mut number = || fields.next().and_then(|text| text.parse::<i32>().ok());
-    let (parent, _group, session) = (number(), number(), number());
+    let (parent, group, session) = (number(), number(), number());
+    let led_by_another = group.is_some_and(|group| group != pid && group != getpgrp().as_raw());
     state == Some("Z")
         && parent == Some(getpid().as_raw())
-        && session.is_some_and(|session| session != own.as_raw())
+        && (led_by_another || session.is_some_and(|session| session != own.as_raw()))
 }

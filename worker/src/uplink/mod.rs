@@ -6,7 +6,10 @@ mod host;
 mod output;
 mod queries;
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use muster_proto::{
     error::{Error, ErrorCode},
@@ -29,6 +32,9 @@ use crate::{
 };
 
 type Client = WorkerServiceClient<InterceptedService<Channel, grpc::TraceInterceptor>>;
+
+/// How long somebody who reads the log is not told once more what only they can mend.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// Why the link ended for good.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +119,7 @@ impl Uplink {
     async fn connect_for_ever(&self) -> UplinkError {
         let timing = self.supervisor.context().config.timing;
         let mut backoff = Backoff::new(timing.reconnect_first, timing.reconnect_max);
+        let mut told: Option<Instant> = None;
         loop {
             let ended = self.connect_once(&mut backoff).await;
             if ended.code() == Code::Aborted {
@@ -126,7 +133,11 @@ impl Uplink {
                     "another process shows the identity of this worker, perhaps a copy of this machine; sessions go on here,                      and nothing new is taken until one of the two is gone, or an operator revoked the worker and it joined again");
             } else if let Some(hint) = join::unwelcome(&ended) {
                 delay = delay.max(timing.reconnect_max);
-                tracing::error!(error = %ended.message(), hint, ?delay, "the controller does not take this worker; its sessions go on");
+                let again = told.is_some_and(|at| at.elapsed() < TELL_AGAIN);
+                if !again {
+                    told = Some(Instant::now());
+                    tracing::error!(error = %ended.message(), hint, "the controller does not take this worker; its sessions go on");
+                }
             } else {
                 tracing::warn!(error = %ended.message(), code = ?ended.code(), ?delay, "no link to the controller, trying again");
             }

@@ -12,9 +12,13 @@ use std::{
     time::Duration,
 };
 
+use nix::{
+    sys::signal::{Signal, killpg},
+    unistd::Pid,
+};
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
-    process::Command,
+    process::{Child, Command},
 };
 
 /// Given to every call.
@@ -100,7 +104,15 @@ impl Git {
     /// # Errors
     /// [`GitError`].
     pub async fn run<S: AsRef<OsStr>>(&self, limit: Duration, args: &[S]) -> Result<String, GitError> {
-        let output = match tokio::time::timeout(limit, self.command(args).output()).await {
+        let run = async {
+            let mut command = self.command(args);
+            let child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+            let group = Group::of(&child);
+            let output = child.wait_with_output().await;
+            group.release();
+            output
+        };
+        let output = match tokio::time::timeout(limit, run).await {
             Ok(output) => output?,
             Err(_) => return Err(GitError::TimedOut { verb: verb(args), limit }),
         };
@@ -184,7 +196,8 @@ impl Git {
         command.envs(std::env::vars_os().filter(|(name, _)| PASSED.iter().any(|passed| name == passed)));
         command.env("LC_ALL", "C").env("GIT_TERMINAL_PROMPT", "0").env("GIT_ASKPASS", "/bin/false");
         command.env("GIT_OPTIONAL_LOCKS", "0").envs(self.extra.iter().map(|(name, value)| (name, value)));
-        command.stdin(Stdio::null()).kill_on_drop(true);
+        // A group of its own: what it starts to talk to a remote is ended with it.
+        command.stdin(Stdio::null()).kill_on_drop(true).process_group(0);
         command
     }
 
@@ -201,6 +214,27 @@ impl Git {
             Ok(said) => Ok(Some(said)),
             Err(GitError::Failed { .. }) => Ok(None),
             Err(error) => Err(error),
+        }
+    }
+}
+
+/// The processes of one git; killed when it is dropped before git has ended.
+struct Group(Option<Pid>);
+
+impl Group {
+    fn of(child: &Child) -> Self {
+        Self(child.id().and_then(|id| i32::try_from(id).ok()).map(Pid::from_raw))
+    }
+
+    fn release(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(leader) = self.0 {
+            let _ = killpg(leader, Signal::SIGKILL); // gone meanwhile: nothing to do
         }
     }
 }

@@ -437,3 +437,25 @@ async fn a_mirror_goes_when_the_disk_is_wanted_and_nothing_is_only_in_it() {
     let (_, _, text) = controller.ask(&work, changes(ChangesFormat::Patch)).await;
     assert!(String::from_utf8(text).expect("text").contains("+written"));
 }
+
+#[tokio::test]
+async fn a_stop_does_not_wait_for_a_remote_that_says_nothing() {
+    let (controller, machine, policy) = farm().await;
+    // It takes connections and never answers.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("bound");
+    let address = silent.local_addr().expect("bound");
+    let policy = ProjectPolicy { git_url: format!("https://{address}/api.git"), ..policy };
+    let start = order("silent-abcdef", "say x", &policy);
+    controller.start_session(&start).await;
+    let fetching =
+        || machine.state.join("mirrors").read_dir().is_ok_and(|mut entries| entries.next().is_some());
+    crate::support::until("it fetches", fetching).await;
+    controller.stop(&start).await;
+    assert_eq!(reason(&controller.ended(&start).await).0, EndReason::Stopped);
+    let talks = || {
+        let entries = fs::read_dir("/proc").expect("read").flatten();
+        let lines = entries.filter_map(|entry| fs::read(entry.path().join("cmdline")).ok());
+        lines.filter(|line| String::from_utf8_lossy(line).contains(&address.to_string())).count()
+    };
+    crate::support::until("nobody talks to it any more", || talks() == 0).await;
+}

@@ -38,10 +38,11 @@ impl Drop for Machine {
         for attempt in
             sessions.flat_map(|session| fs::read_dir(session.path()).into_iter().flatten().flatten())
         {
-            let dir = AttemptDir::new(attempt.path());
-            let pid = fs::read_to_string(dir.pid_file()).ok().and_then(|text| text.trim().parse().ok());
-            if let (Some(pid), Ok(true)) = (pid, dir.shim_lives()) {
-                let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+            for dir in [attempt.path(), attempt.path().join("setup")].map(AttemptDir::new) {
+                let pid = fs::read_to_string(dir.pid_file()).ok().and_then(|text| text.trim().parse().ok());
+                if let (Some(pid), Ok(true)) = (pid, dir.shim_lives()) {
+                    let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+                }
             }
         }
     }

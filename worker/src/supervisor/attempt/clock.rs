@@ -19,8 +19,7 @@ impl Attempt {
             let why = *self.end_early.get_or_insert(why);
             return match self.phase {
                 _ if self.waits => self.over(self.early_end(why), now),
-                Phase::Launching => vec![Effect::EndSetup],
-                _ => Vec::new(),
+                _ => vec![Effect::EndSetup],
             };
         }
         self.end(why, now)

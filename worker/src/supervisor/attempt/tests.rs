@@ -236,7 +236,7 @@ fn a_stop_before_claude_runs_starts_nothing() {
     let start = StartSession { attempt: 1, inputs: vec![message(1)], ..StartSession::default() };
     let now = Instant::now();
     let mut attempt = Attempt::new(start, SESSION, 0, Usage::default(), Timing::default(), now, None);
-    assert!(attempt.on_stop(now).is_empty());
+    assert_eq!(attempt.on_stop(now), [Effect::EndSetup]);
     let out = attempt.on_workspace(Ok(Workspace::default()), now);
     let bench = Bench { attempt, now, out };
     assert_eq!(bench.end(), EndReason::Stopped);
@@ -256,7 +256,7 @@ fn a_stop_skips_the_queue_of_what_waits_to_begin() {
     let mut stopped = attempt();
     assert!(stopped.on_wait(now).is_empty());
     stopped.on_turn();
-    assert!(stopped.on_stop(now).is_empty(), "something is under way");
+    assert_eq!(stopped.on_stop(now), [Effect::EndSetup], "something is under way");
     let out = stopped.on_wait(now);
     assert_eq!(Bench { attempt: stopped, now, out }.end(), EndReason::Stopped);
 }

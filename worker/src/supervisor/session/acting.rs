@@ -6,11 +6,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use muster_proto::v1::{Activity, SessionEvent, session_event::Body};
+use muster_proto::v1::{Activity, EndReason, SessionEvent, session_event::Body};
 use muster_runtime::task;
 use tracing::info_span;
 
-use super::{Attempt, Draft, Effect, Held, Op, Session, launching};
+use super::{Attempt, Draft, Effect, Held, Obstacle, Op, Session, launching};
 use crate::{
     local_state, room,
     shim::protocol::ToShim,
@@ -127,8 +127,22 @@ impl Session {
         let attempt = run.attempt.start.attempt;
         let (context, start) = (Arc::clone(&self.context), run.attempt.start.clone());
         let (session_dir, record) = (self.dir.clone(), self.record.clone());
+        let mut stop = run.stop.subscribe();
         self.work(attempt, "make workspace", span, async move {
-            Op::Workspace(launching::prepare(&context, &start, &record, &session_dir).await)
+            let fetches = launching::fetches(&context, &start);
+            let stopped = async {
+                // What git does in a directory of the operator's takes moments and is let finish.
+                if !fetches || stop.wait_for(|stop| *stop).await.is_err() {
+                    std::future::pending::<()>().await;
+                }
+            };
+            tokio::select! {
+                prepared = launching::prepare(&context, &start, &record, &session_dir) => Op::Workspace(prepared),
+                () = stopped => {
+                    let text = "ended before its workspace was made".to_owned();
+                    Op::Workspace(Err(Obstacle::Fatal(EndReason::WorkspaceFailed, text)))
+                }
+            }
         });
     }
 
