@@ -9,18 +9,21 @@ use muster_mcp_gateway::Server;
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
-        CallToolRequestParams, CallToolResponse, ClientCapabilities, ClientResult, CompleteRequestParams,
-        CompleteResult, GetPromptRequestParams, GetPromptResponse, InitializeRequestParams, InitializeResult,
-        InputRequiredResult, InputResponses, ListPromptsResult, ListResourceTemplatesResult,
-        ListResourcesResult, ListToolsResult, LoggingLevel, LoggingMessageNotificationParam,
-        PaginatedRequestParams, ProgressNotificationParam, Prompt, ReadResourceRequestParams,
-        ReadResourceResponse, Resource, ResourceTemplate, ServerConfig, ServerRequest, SetLevelRequestParams,
-        SubscribeRequestParams, SubscriptionFilter, Tool, UnsubscribeRequestParams,
+        CallToolRequestParams, CallToolResponse, CancelTaskParams, ClientCapabilities, ClientResult,
+        CompleteRequestParams, CompleteResult, GetPromptRequestParams, GetPromptResponse, GetTaskParams,
+        GetTaskResult, InitializeRequestParams, InitializeResult, InputRequiredResult, InputResponses,
+        ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult, LoggingLevel,
+        LoggingMessageNotificationParam, PaginatedRequestParams, ProgressNotificationParam, Prompt,
+        ReadResourceRequestParams, ReadResourceResponse, Resource, ResourceTemplate, ServerConfig,
+        ServerRequest, SetLevelRequestParams, SubscribeRequestParams, SubscriptionFilter, Tool,
+        UnsubscribeRequestParams, UpdateTaskParams,
     },
     service::{RequestContext, SubscriptionContext},
 };
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value, json};
+
+use crate::task_fixtures;
 
 /// One red pixel.
 const PNG: &str =
@@ -162,7 +165,7 @@ fn input_required(
         given.get(key).and_then(|answer| answer["content"][field].as_str()).map(ToOwned::to_owned)
     };
     Some(match name {
-        "test_input_required_result_elicitation" | "test_streaming_elicitation" => {
+        "test_input_required_result_elicitation" | "test_streaming_elicitation" | "test_tool_with_task" => {
             match accepted("user_name", "name") {
                 Some(name) => Ok(text(format!("Hello, {name}!"))),
                 None => asked(&json!({ "user_name": ask_name() }), None),
@@ -412,6 +415,7 @@ impl ServerHandler for Fixtures {
     ) -> Result<ListToolsResult, ErrorData> {
         let mut list = self.gateway.list_tools(request, context).await?;
         list.tools.extend(typed::<Vec<Tool>>(json!(tools()))?);
+        list.tools.extend(typed::<Vec<Tool>>(json!(task_fixtures::tools()))?);
         Ok(list)
     }
 
@@ -420,6 +424,9 @@ impl ServerHandler for Fixtures {
         call: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResponse, ErrorData> {
+        if let Some(reply) = task_fixtures::call(&call, &context).await {
+            return reply;
+        }
         let arguments = Value::Object(call.arguments.clone().unwrap_or_default());
         let given = call.input_responses.clone().unwrap_or_default();
         let capabilities = context.client_capabilities().unwrap_or_default();
@@ -439,6 +446,39 @@ impl ServerHandler for Fixtures {
             },
             None => self.gateway.call_tool(call, context).await,
         }
+    }
+
+    async fn get_task(
+        &self,
+        request: GetTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<GetTaskResult, ErrorData> {
+        match task_fixtures::TASKS.get_task(&request.task_id) {
+            Ok(task) => Ok(GetTaskResult::new(task)),
+            Err(_) => self.gateway.get_task(request, context).await,
+        }
+    }
+
+    async fn update_task(
+        &self,
+        request: UpdateTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if task_fixtures::TASKS.get_task(&request.task_id).is_err() {
+            return self.gateway.update_task(request, context).await;
+        }
+        task_fixtures::TASKS.update_task(&request.task_id, request.input_responses)
+    }
+
+    async fn cancel_task(
+        &self,
+        request: CancelTaskParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<(), ErrorData> {
+        if task_fixtures::TASKS.get_task(&request.task_id).is_err() {
+            return self.gateway.cancel_task(request, context).await;
+        }
+        task_fixtures::TASKS.cancel_task(&request.task_id)
     }
 
     async fn list_resources(

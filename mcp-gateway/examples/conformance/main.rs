@@ -9,6 +9,7 @@
 #[expect(dead_code, reason = "the tests use more of it")]
 mod fake_controller;
 mod fixtures;
+mod task_fixtures;
 
 use muster_mcp_gateway::{Config, HttpGateway};
 use muster_proto::v1::{AttentionReason, SessionStatus};

@@ -132,21 +132,20 @@ impl Tasks {
         if record.state() != TaskState::Working {
             return Err(ErrorData::invalid_params("the task has ended", None));
         }
-        let mut declined = Vec::new();
+        let (mut answered, mut declined) = (Vec::new(), Vec::new());
         for (key, answer) in &answers {
             let answer = serde_json::from_value::<ElicitResult>(answer.clone());
             let given = match answer {
                 Ok(answer) => give_answer(&call, key, &answer).await.map_err(|error| failed(&error))?,
                 Err(_) => false,
             };
-            if !given {
-                declined.push(key.clone());
-            }
+            if given { answered.push(key) } else { declined.push(key) }
         }
         let live = match self.live.get(&call, id) {
             Some(live) => live,
             None => self.adopt(call, id, &record)?,
         };
+        answered.iter().for_each(|key| live.questions.answer(key));
         if declined.is_empty() {
             return Ok(());
         }

@@ -128,9 +128,18 @@ impl Questions {
         self.lock().0.clone()
     }
 
+    /// This one was answered: it is not shown again.
+    pub(crate) fn answer(&self, key: &str) {
+        self.lock().0.remove(key);
+        self.answered.notify_one();
+    }
+
     /// Nobody will answer this one.
     pub(crate) fn decline(&self, key: &str) {
-        self.lock().1.insert(key.to_owned());
+        let mut state = self.lock();
+        state.0.remove(key);
+        state.1.insert(key.to_owned());
+        drop(state);
         self.answered.notify_one();
     }
 

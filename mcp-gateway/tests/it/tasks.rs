@@ -230,6 +230,34 @@ async fn a_question_is_put_through_the_task_and_its_answer_goes_to_the_session()
 }
 
 #[tokio::test]
+async fn of_several_questions_those_that_were_answered_are_not_asked_again() {
+    let controller = two_working().await;
+    let mut capabilities = knows_tasks();
+    capabilities["elicitation"] = json!({"form": {}});
+    controller.fake.add("work-3", SessionStatus::Working);
+    let mut wire = modern(&controller, capabilities).await;
+    let arguments = json!({"sessionIds": ["work-1", "work-2", "work-3"], "timeoutSeconds": 600,
+        "onAttention": "ask_user"});
+    let id = begin(&mut wire, json!({"name": "wait_for_completion", "arguments": arguments})).await;
+    controller.fake.until("it watches", |state| state.watchers == 1).await;
+    // Both at once, so that they are one round of questions.
+    controller.fake.ask_all(&[("work-1", "a1"), ("work-2", "a2")], AttentionReason::Permission);
+    let asked = until(&mut wire, &id, "input_required").await;
+    assert_eq!(asked["inputRequests"].as_object().map(serde_json::Map::len), Some(2), "{asked}");
+    for (key, left) in [("work-1/a1", Some("work-2/a2")), ("work-2/a2", None)] {
+        let answers = json!({key: {"action": "accept", "content": {"decision": "allow"}}});
+        wire.ask("tasks/update", json!({"taskId": id, "inputResponses": answers})).await;
+        let task = match left {
+            Some(_) => get(&mut wire, &id).await["result"].clone(),
+            None => until(&mut wire, &id, "working").await,
+        };
+        let open = task["inputRequests"].as_object().map(|open| open.keys().cloned().collect::<Vec<_>>());
+        assert_eq!(open, left.map(|left| vec![left.to_owned()]), "{task}");
+    }
+    assert_eq!(controller.fake.state().inputs.len(), 2);
+}
+
+#[tokio::test]
 async fn a_controller_that_keeps_no_tasks_gets_an_ordinary_wait() {
     let controller = two_working().await;
     controller.fake.state().no_tasks = true;

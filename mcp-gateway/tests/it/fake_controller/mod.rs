@@ -190,6 +190,11 @@ impl Fake {
     }
 
     pub fn ask(&self, handle: &str, id: &str, reason: AttentionReason) {
+        self.ask_all(&[(handle, id)], reason);
+    }
+
+    /// Questions that are seen at the same time.
+    pub fn ask_all(&self, questions: &[(&str, &str)], reason: AttentionReason) {
         let ask = match reason {
             AttentionReason::Input => Ask::Input(InputAsk {
                 questions: vec![Question {
@@ -212,15 +217,21 @@ impl Fake {
                 ..Default::default()
             }),
         };
-        self.change(handle, |session| {
+        let mut state = self.state();
+        for (handle, id) in questions {
+            let session =
+                state.sessions.iter_mut().find(|session| session.handle == *handle).expect("it exists");
             session.set_status(SessionStatus::NeedsAttention);
             session.attention = Some(Attention {
-                attention_id: id.to_owned(),
+                attention_id: (*id).to_owned(),
                 reason: reason.into(),
-                ask: Some(ask),
+                ask: Some(ask.clone()),
                 since: Some(muster_proto::time::now()),
             });
-        });
+            session.revision += 1;
+        }
+        drop(state);
+        self.changed.send_modify(|version| *version += 1);
     }
 
     pub fn set_output(&self, handle: &str, bytes: Vec<u8>) {
