@@ -1,5 +1,7 @@
 //! Several machines: network namespaces with cables that can be cut. Needs root; skipped with a loud notice without.
 //!
+//! Scenarios that mostly wait share a test: a panic names the one it was in.
+//!
 //! Judged by what the scripted claudes noted of themselves: on one disk, so that two that live at the same time find each
 //! other's lock, whatever their hosts know of each other.
 
@@ -23,6 +25,25 @@ use serde_json::{Value, json};
 
 /// Between hosts that are cut off, leases that have to lapse and a loaded machine, things take a while.
 const PATIENCE: Duration = Duration::from_secs(150);
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_come_go_and_restart() {
+    tokio::join!(
+        joining::four_machines_join_by_token_and_one_is_sent_away(),
+        rolling::all_workers_are_restarted_under_load_and_no_session_notices(),
+        twins::two_machines_with_one_identity_are_given_nothing(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn machines_are_cut_off_and_lost() {
+    tokio::join!(
+        cables::sessions_behind_a_cut_cable_go_on_and_lose_nothing(),
+        certificates::certificates_end_in_mid_stream_and_nobody_notices(),
+        leases::past_its_lease_a_session_starts_once_more_elsewhere_and_never_runs_twice(),
+        deaths::a_host_and_a_controller_may_die(),
+    );
+}
 
 /// A farm on hosts, and a client.
 struct Hosts {

@@ -7,8 +7,7 @@ use super::*;
 /// Lines of each session: they are said before, during and after the longest cut.
 const LINES: u64 = 450;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn sessions_behind_a_cut_cable_go_on_and_lose_nothing() {
+pub async fn sessions_behind_a_cut_cable_go_on_and_lose_nothing() {
     let Some(hosts) = Hosts::start(&["w1", "w2", "w3", "w4"], Pace::default()).await else { return };
     let cuts = [("w1", Loss::Both, 3), ("w2", Loss::Both, 30), ("w3", Loss::To, 30), ("w4", Loss::From, 30)];
     let mut sessions = Vec::new();

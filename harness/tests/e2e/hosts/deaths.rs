@@ -4,8 +4,7 @@ use muster_harness::hosts::{Loss, PROJECT, Pace, RESTARTING};
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_host_and_a_controller_may_die() {
+pub async fn a_host_and_a_controller_may_die() {
     let Some(mut hosts) = Hosts::start(&["w1", "w2"], Pace::default()).await else { return };
     hosts.muster(&["worker", "cordon", "w2"]).await;
     let restarted = hosts.held("restarted", RESTARTING, None).await;

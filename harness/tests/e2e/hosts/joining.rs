@@ -11,8 +11,7 @@ use super::*;
 
 const WORKERS: [&str; 4] = ["w1", "w2", "w3", "w4"];
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn four_machines_join_by_token_and_one_is_sent_away() {
+pub async fn four_machines_join_by_token_and_one_is_sent_away() {
     let Some(mut farm) = HostFarm::alone(&WORKERS, Pace::default()).await.expect("the farm comes up") else {
         return;
     };

@@ -5,8 +5,7 @@ use muster_harness::hosts::{Loss, PROJECT, Pace, RESTARTING};
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn past_its_lease_a_session_starts_once_more_elsewhere_and_never_runs_twice() {
+pub async fn past_its_lease_a_session_starts_once_more_elsewhere_and_never_runs_twice() {
     let workers = ["w1", "w2", "w3", "w4"];
     let Some(hosts) = Hosts::start(&workers, Pace::default()).await else { return };
     for name in workers {

@@ -9,8 +9,7 @@ const LINES: u64 = 300;
 /// What an orderly leave may take.
 const LEAVE: Duration = Duration::from_secs(60);
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_workers_are_restarted_under_load_and_no_session_notices() {
+pub async fn all_workers_are_restarted_under_load_and_no_session_notices() {
     let Some(mut hosts) = Hosts::start(&WORKERS, Pace::default()).await else { return };
     let (mut counting, mut held, mut asking) = (Vec::new(), Vec::new(), Vec::new());
     for name in WORKERS {

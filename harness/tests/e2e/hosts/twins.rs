@@ -4,8 +4,7 @@ use muster_harness::hosts::{PROJECT, Pace, copy_disk};
 
 use super::*;
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn two_machines_with_one_identity_are_given_nothing() {
+pub async fn two_machines_with_one_identity_are_given_nothing() {
     let Some(mut hosts) = Hosts::start(&["w1", "w2"], Pace::default()).await else { return };
     // Before anything runs there: these hosts share their process ids, and the copy of a session that runs would take the
     // processes of the one it is a copy of for its own.
