@@ -7,6 +7,7 @@ mod attention;
 mod audit;
 pub mod completion;
 pub mod diff;
+mod doctor;
 mod fetch;
 mod logs;
 pub mod maintain;
@@ -74,6 +75,8 @@ pub enum Verb {
     Token(token::Options),
     /// Say whom the controller takes you for
     Whoami(token::WhoAmI),
+    /// Look at what this machine and its farm need, and say how to mend what is missing
+    Doctor(doctor::Options),
     /// Show who did what, and whether it was allowed
     Audit(audit::Options),
 }
@@ -100,6 +103,7 @@ pub fn run(verb: Verb) -> Result<Exit, Failure> {
             Verb::Archive(options) => archive::run(options).await,
             Verb::Workers(options) => workers::run(options).await,
             Verb::Project(options) => Box::pin(project::run(options)).await,
+            Verb::Doctor(options) => Box::pin(doctor::run(options)).await,
             Verb::Audit(options) => Box::pin(audit::run(options)).await,
             Verb::Token(options) => token::run(options).await,
             Verb::Whoami(options) => token::whoami(options).await,

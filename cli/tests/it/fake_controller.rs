@@ -189,7 +189,9 @@ impl SessionService for Fake {
         self.known(&request.session)?;
         let (all, runs) = {
             let state = self.state();
-            (state.output.clone(), state.session.end.is_none())
+            let runs =
+                [SessionStatus::Working, SessionStatus::NeedsAttention].contains(&state.session.status());
+            (state.output.clone(), runs)
         };
         let mut offset = request.from_offset;
         let from = usize::try_from(offset).expect("small");

@@ -4,7 +4,7 @@ use std::{io::Read as _, process::Stdio};
 
 use crate::process::{User, finish};
 
-const COMMANDS: [&str; 28] = [
+const COMMANDS: [&str; 29] = [
     "up",
     "controller",
     "worker",
@@ -31,6 +31,7 @@ const COMMANDS: [&str; 28] = [
     "attention",
     "top",
     "config",
+    "doctor",
     "man",
     "completion",
 ];
