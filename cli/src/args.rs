@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand};
 use serde::Deserialize;
 
 use crate::{
-    commands::{self, completion, maintain},
+    commands::{self, completion, maintain, validate},
     roles::{controller, mcp, up, worker},
     trust::Credentials,
 };
@@ -50,8 +50,12 @@ pub enum Command {
     /// What operators do.
     #[command(flatten)]
     Verb(commands::Verb),
+    /// Check configuration files
+    Config(validate::Options),
     /// Print a completion script for a shell
     Completion(completion::Options),
+    /// Write manual pages
+    Man(completion::Man),
 }
 
 /// `worker` as a role, or what is done to one.

@@ -6,7 +6,7 @@ use muster_proto::{
     error::{Error, ErrorCode},
     limits, metadata,
     v1::{
-        GetSessionRequest, Session, admin_service_client::AdminServiceClient,
+        GetSessionRequest, ListSessionsRequest, Session, admin_service_client::AdminServiceClient,
         audit_service_client::AuditServiceClient, identity_service_client::IdentityServiceClient,
         project_service_client::ProjectServiceClient, session_service_client::SessionServiceClient,
     },
@@ -145,6 +145,13 @@ impl Client {
         let request = Self::call(GetSessionRequest { session: name.to_owned() });
         let result = self.sessions.get_session(request).await;
         present(self.result(result)?.session)
+    }
+
+    /// How many sessions there are: the smallest question that shows whether somebody answers.
+    pub async fn session_count(&mut self) -> Result<u32, Failure> {
+        let request = ListSessionsRequest { limit: 1, ..ListSessionsRequest::default() };
+        let result = self.sessions.list_sessions(Self::call(request)).await;
+        Ok(self.result(result)?.total)
     }
 
     /// What a failed call means to a person.

@@ -42,6 +42,7 @@ fn main() -> ExitCode {
             "`muster shim` takes one folder; the worker starts it, nobody else",
         )));
     }
+    commands::completion::answer_shell();
     let cli = Cli::parse();
     finish(run(cli.command))
 }
@@ -56,7 +57,9 @@ fn run(command: Command) -> Result<Exit, Failure> {
             None => roles::worker::run(worker.role),
         },
         Command::Mcp(options) => roles::mcp::run(options),
+        Command::Config(verb) => commands::validate::run(&verb),
         Command::Completion(verb) => commands::completion::run(&verb),
+        Command::Man(verb) => commands::completion::man(&verb),
         Command::Verb(verb) => commands::run(verb),
     }
 }

@@ -45,6 +45,20 @@ impl Credentials {
         }
     }
 
+    /// The same again on a command line. No secret is in it.
+    pub fn as_flags(&self) -> Vec<std::ffi::OsString> {
+        let root = self.controller_root.as_ref().map(|root| match root {
+            FarmRoot::Hash(hash) => hash.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into(),
+            FarmRoot::File(path) => path.clone().into_os_string(),
+        });
+        let file = self.token_file.as_ref().map(|path| path.clone().into_os_string());
+        [("--controller-root", root), ("--token-file", file)]
+            .into_iter()
+            .filter_map(|(flag, value)| Some([flag.into(), value?]))
+            .flatten()
+            .collect()
+    }
+
     /// The access token, if there is one: the environment's goes before the file's.
     pub fn token(&self) -> Result<Option<Token>, Failure> {
         if let Some(token) = std::env::var(TOKEN_VARIABLE).ok().filter(|token| !token.trim().is_empty()) {

@@ -24,6 +24,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     /// Permit it, or approve the plan
     #[arg(long, group = "decision")]
@@ -126,7 +127,7 @@ impl Options {
 }
 
 /// Question text -> label(s), as the wire wants it.
-fn match_answers(given: &[String], questions: &[Question]) -> Result<HashMap<String, String>, Failure> {
+pub fn match_answers(given: &[String], questions: &[Question]) -> Result<HashMap<String, String>, Failure> {
     let mut answers: HashMap<String, Vec<String>> = HashMap::new();
     for text in given {
         let (question, label) = split(text, questions).ok_or_else(|| {

@@ -22,6 +22,7 @@ const PAGE_BYTES: u32 = 1 << 20;
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     /// Only these files or folders, from the root of the repository, taken literally
     #[arg(value_name = "PATH")]

@@ -29,6 +29,7 @@ const SILENCE: Duration = Duration::from_secs(60);
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     /// A folder of the clone that gets the work [default: the current folder]
     #[arg(long, value_name = "DIR")]

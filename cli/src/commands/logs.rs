@@ -35,6 +35,7 @@ const TAIL_BYTES: u64 = 64 << 20;
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     /// Stay until the session ends, and show what comes
     #[arg(short, long)]
@@ -64,7 +65,9 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
         Some(lines) => {
             let session = client.clone().session(&options.session).await?;
             let end = session.output_end_offset;
-            let (mut form, mut tail) = last_lines(&client, &options, &session.session_id, end, lines).await?;
+            let new_form = |offset| Form::new(&options, offset);
+            let (mut form, mut tail) =
+                last_lines(&client, &new_form, &session.session_id, end, lines).await?;
             if !options.follow {
                 tail.push(&form.rest());
                 return output.bytes(&tail.into_bytes()).map(|()| Exit::Ok);
@@ -81,9 +84,9 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
 }
 
 /// The last lines before `end` as they are shown, and the form that can go on there.
-async fn last_lines(
+pub(super) async fn last_lines(
     client: &Client,
-    options: &Options,
+    new_form: &impl Fn(u64) -> Form,
     session: &str,
     end: u64,
     most: usize,
@@ -91,7 +94,7 @@ async fn last_lines(
     let mut window = FIRST_LOOK;
     loop {
         let from = end.saturating_sub(window);
-        let mut form = Form::new(options, from);
+        let mut form = new_form(from);
         let mut tail = Tail { most, lines: VecDeque::new() };
         let mut reader = Reader::new(client.clone(), session, from, false);
         // A window begins anywhere in a line: its rest is left out.
@@ -117,13 +120,13 @@ async fn last_lines(
 }
 
 /// The last lines of what was pushed.
-struct Tail {
+pub(super) struct Tail {
     most: usize,
     lines: VecDeque<Vec<u8>>,
 }
 
 impl Tail {
-    fn into_bytes(self) -> Vec<u8> {
+    pub(super) fn into_bytes(self) -> Vec<u8> {
         self.lines.into_iter().flatten().collect()
     }
 
@@ -140,10 +143,16 @@ impl Tail {
     }
 }
 
-enum Form {
+/// Output as it is shown.
+pub(super) enum Form {
     Raw,
     Text(Box<Transcript>),
     Lines(Lines),
+}
+
+/// The form for people.
+pub(super) fn text_form() -> Form {
+    Form::Text(Box::default())
 }
 
 impl Form {
@@ -165,7 +174,7 @@ impl Form {
     }
 
     /// What is to be printed of more bytes.
-    fn shown<'a>(&mut self, data: &'a [u8]) -> Cow<'a, [u8]> {
+    pub(super) fn shown<'a>(&mut self, data: &'a [u8]) -> Cow<'a, [u8]> {
         match self {
             Self::Raw => Cow::Borrowed(data),
             Self::Text(transcript) => Cow::Owned(transcript.push(data).into_bytes()),
@@ -190,7 +199,7 @@ fn line_of(record: &Value) -> String {
 
 /// Bytes as one JSON object a line: `{"offset", "event"}`, or `{"offset", "text"}` for a line that is no
 /// JSON.
-struct Lines {
+pub(super) struct Lines {
     /// Of the first byte of `unfinished`.
     offset: u64,
     unfinished: Vec<u8>,
@@ -223,7 +232,7 @@ impl Lines {
 }
 
 /// Output in order, over as many streams as it takes.
-struct Reader {
+pub(super) struct Reader {
     client: Client,
     session: String,
     follow: bool,
@@ -235,7 +244,7 @@ struct Reader {
 }
 
 impl Reader {
-    fn new(client: Client, session: &str, offset: u64, follow: bool) -> Self {
+    pub(super) fn new(client: Client, session: &str, offset: u64, follow: bool) -> Self {
         Self {
             client,
             session: session.to_owned(),
@@ -249,7 +258,7 @@ impl Reader {
     }
 
     /// The next bytes; None at the end.
-    async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
+    pub(super) async fn next(&mut self) -> Result<Option<Vec<u8>>, Failure> {
         loop {
             match self.receive().await {
                 Ok(Some(chunk)) => {

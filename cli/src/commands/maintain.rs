@@ -39,6 +39,7 @@ pub enum Action {
 #[derive(Debug, Args)]
 pub struct Cordon {
     /// Name of the worker
+    #[arg(add = super::completion::workers())]
     worker: String,
     /// Why, for whoever looks later
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
@@ -51,6 +52,7 @@ pub struct Cordon {
 #[derive(Debug, Args)]
 pub struct Drain {
     /// Name of the worker
+    #[arg(add = super::completion::workers())]
     worker: String,
     /// Why, for whoever looks later
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]
@@ -69,6 +71,7 @@ pub struct Drain {
 #[derive(Debug, Args)]
 pub struct Uncordon {
     /// Name of the worker
+    #[arg(add = super::completion::workers())]
     worker: String,
     #[command(flatten)]
     remote: Remote,
@@ -78,6 +81,7 @@ pub struct Uncordon {
 #[derive(Debug, Args)]
 pub struct Revoke {
     /// Name of the worker
+    #[arg(add = super::completion::workers())]
     worker: String,
     #[command(flatten)]
     remote: Remote,

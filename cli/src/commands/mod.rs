@@ -2,9 +2,12 @@
 
 mod answer;
 mod archive;
+mod attach;
+mod attention;
 mod audit;
 pub mod completion;
 pub mod diff;
+mod doctor;
 mod fetch;
 mod logs;
 pub mod maintain;
@@ -16,6 +19,8 @@ mod spawn;
 mod status;
 mod stop;
 mod token;
+mod top;
+pub mod validate;
 mod wait;
 mod why;
 mod workers;
@@ -32,10 +37,14 @@ pub enum Verb {
     /// List sessions, those that need attention first
     #[command(visible_alias = "ls")]
     Ps(ps::Options),
+    /// Watch the farm on a whole screen: look, attach, answer
+    Top(top::Options),
     /// Show everything about a session but its log
     Status(status::Options),
     /// Show what a session said and did
     Logs(logs::Options),
+    /// Watch a session as it goes, and answer it, message it, interrupt it; leaving leaves it running
+    Attach(attach::Options),
     /// Show what a session changed, committed or not
     Diff(diff::Options),
     /// Bring a session's branch, and what it has not committed, into a clone of yours
@@ -48,6 +57,8 @@ pub enum Verb {
     Send(send::Options),
     /// Answer what a session waits on
     Answer(answer::Options),
+    /// List every question that waits for somebody, and how to answer it
+    Attention(attention::Options),
     /// Wait until sessions end or need attention
     Wait(wait::Options),
     /// Say why a session is not placed yet
@@ -64,6 +75,8 @@ pub enum Verb {
     Token(token::Options),
     /// Say whom the controller takes you for
     Whoami(token::WhoAmI),
+    /// Look at what this machine and its farm need, and say how to mend what is missing
+    Doctor(doctor::Options),
     /// Show who did what, and whether it was allowed
     Audit(audit::Options),
 }
@@ -73,20 +86,24 @@ pub fn run(verb: Verb) -> Result<Exit, Failure> {
     block_on(async {
         match verb {
             Verb::Ps(options) => Box::pin(ps::run(options)).await,
+            Verb::Top(options) => Box::pin(top::run(options)).await,
             Verb::Status(options) => status::run(options).await,
             Verb::Logs(options) => Box::pin(logs::run(options)).await,
+            Verb::Attach(options) => Box::pin(attach::run(options)).await,
             Verb::Diff(options) => Box::pin(diff::run(options)).await,
             Verb::Fetch(options) => Box::pin(fetch::run(options)).await,
             Verb::Push(options) => push::run(options).await,
             Verb::Spawn(options) => Box::pin(spawn::run(*options)).await,
             Verb::Send(options) => Box::pin(send::run(options)).await,
             Verb::Answer(options) => Box::pin(answer::run(options)).await,
+            Verb::Attention(options) => Box::pin(attention::run(options)).await,
             Verb::Wait(options) => Box::pin(wait::run(options)).await,
             Verb::Why(options) => why::run(options).await,
             Verb::Stop(options) => stop::run(options).await,
             Verb::Archive(options) => archive::run(options).await,
             Verb::Workers(options) => workers::run(options).await,
             Verb::Project(options) => Box::pin(project::run(options)).await,
+            Verb::Doctor(options) => Box::pin(doctor::run(options)).await,
             Verb::Audit(options) => Box::pin(audit::run(options)).await,
             Verb::Token(options) => token::run(options).await,
             Verb::Whoami(options) => token::whoami(options).await,

@@ -7,7 +7,10 @@ mod flags;
 mod policy_file;
 mod policy_show;
 
-use std::{path::PathBuf, time::SystemTime};
+use std::{
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
 
 use clap::{Args, Subcommand};
 use muster_proto::{
@@ -23,6 +26,7 @@ use self::flags::Flags;
 use crate::{
     args::Remote,
     client::{Client, code_of},
+    commands::completion,
     failure::{Exit, Failure},
     output::Output,
     show,
@@ -52,7 +56,7 @@ enum Action {
 #[derive(Debug, Args)]
 struct Put {
     /// Its name: 1 to 64 of a-z, 0-9, `.`, `_` and `-`
-    #[arg(required_unless_present = "file")]
+    #[arg(required_unless_present = "file", add = completion::projects())]
     name: Option<String>,
     /// Read the policy from this TOML file (docs/cli.md lists its keys); `-` reads stdin
     #[arg(short, long, value_name = "FILE")]
@@ -72,6 +76,7 @@ struct List {
 #[derive(Debug, Args)]
 struct Named {
     /// Its name
+    #[arg(add = completion::projects())]
     name: String,
     #[command(flatten)]
     remote: Remote,
@@ -86,6 +91,11 @@ pub async fn run(options: Options) -> Result<Exit, Failure> {
         Action::Show(options) => show_one(options).await,
         Action::Rm(options) => remove(options).await,
     }
+}
+
+/// Says whether a file is a policy.
+pub fn validate(file: &Path) -> Result<(), Failure> {
+    policy_file::read(file).map(drop)
 }
 
 impl Put {

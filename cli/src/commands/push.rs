@@ -19,6 +19,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     /// Remote of the project's repository to push to [default: origin]
     #[arg(long = "remote", default_value = "", hide_default_value = true, value_name = "NAME")]

@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     /// The message; `-` reads stdin
     #[arg(required_unless_present = "interrupt", value_name = "TEXT")]

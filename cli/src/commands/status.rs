@@ -18,6 +18,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     #[command(flatten)]
     remote: Remote,

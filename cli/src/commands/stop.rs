@@ -16,6 +16,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handle, id or the beginning of either
+    #[arg(add = super::completion::sessions())]
     session: String,
     /// Why, for whoever looks later
     #[arg(long, default_value = "", hide_default_value = true, value_name = "TEXT")]

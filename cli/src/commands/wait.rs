@@ -23,7 +23,7 @@ use crate::{
 #[derive(Debug, Args)]
 pub struct Options {
     /// Handles, ids or beginnings of them
-    #[arg(required = true, value_name = "SESSION")]
+    #[arg(required = true, value_name = "SESSION", add = super::completion::sessions())]
     sessions: Vec<String>,
     /// Return at the first that ends; without it, when all have
     #[arg(long)]

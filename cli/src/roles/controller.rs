@@ -19,6 +19,7 @@ use super::{Layer, make_state_dir, resolve};
 use crate::{
     address,
     args::{Listen, Logs},
+    config,
     failure::{Exit, Failure},
 };
 
@@ -120,6 +121,15 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
         controller.finished().await;
         Ok(Exit::Ok)
     })
+}
+
+/// Says whether a file could be taken.
+pub fn validate(file: &Path) -> Result<(), Failure> {
+    let options: Options = config::read(file)?;
+    let mut config = muster_controller::Config::new(default_listen(), PathBuf::new());
+    options.pace.set(&mut config)?;
+    options.shares.check()?;
+    options.door.check().map(drop)
 }
 
 /// How long; none is for ever.

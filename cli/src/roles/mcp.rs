@@ -17,6 +17,7 @@ use super::{Layer, resolve};
 use crate::{
     address,
     args::Logs,
+    config,
     failure::{Exit, Failure},
     trust::Credentials,
 };
@@ -100,6 +101,12 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
         gateway.finished().await;
         Ok(Exit::Ok)
     })
+}
+
+/// Says whether a file could be taken.
+pub fn validate(file: &Path) -> Result<(), Failure> {
+    let options: Options = config::read(file)?;
+    options.callers.config(options.http).map(drop)
 }
 
 /// A gateway that did not start.

@@ -9,6 +9,8 @@ pub mod mcp;
 pub mod up;
 pub mod worker;
 
+pub use self::machine::find_claude;
+
 use std::{
     future::Future,
     path::{Path, PathBuf},

@@ -40,6 +40,7 @@ use crate::{
     address::{self, Address, Found, FoundBy},
     args::{Listen, Logs, Project},
     client::Client,
+    config,
     failure::{Exit, Failure},
     live,
     output::Output,
@@ -157,6 +158,17 @@ pub fn run(flags: Options) -> Result<Exit, Failure> {
         Address::remove(&plan.root);
         result
     })
+}
+
+/// Says whether a file could be taken here.
+pub fn validate(file: &Path) -> Result<(), Failure> {
+    let options: Options = config::read(file)?;
+    worker::check_slots(options.slots)?;
+    projects(&options)?;
+    let mut controller = muster_controller::Config::new(controller::default_listen(), PathBuf::new());
+    options.pace.set(&mut controller)?;
+    options.shares.check()?;
+    options.door.check().map(drop)
 }
 
 /// Everything the farm is started with, checked.

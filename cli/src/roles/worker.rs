@@ -23,7 +23,7 @@ use super::{
     make_state_dir, resolve,
 };
 use crate::{
-    address,
+    address, config,
     failure::{Exit, Failure},
 };
 
@@ -107,12 +107,7 @@ fn start(
     let slots = check_slots(machine.slots)?;
     let joined = controller == Controller::Joined;
     let declared = machine.declared.config(joined);
-    let projects = Projects {
-        named: machine.project,
-        trusted: machine.trust_project,
-        trust_mode: machine.allow_trust_mode,
-        push: machine.allow_push,
-    };
+    let projects = projects(&machine);
     if projects.named.is_empty() && !declared.serve {
         return Err(Failure::usage("a worker without a project can run nothing").hint(
             "name one with --project NAME=PATH, for example --project web=/srv/web, or serve those declared at the \
@@ -143,6 +138,22 @@ fn start(
         worker.finished().await;
         Ok(Exit::Ok)
     })
+}
+
+/// Says whether a file could be taken on this machine.
+pub fn validate(file: &Path) -> Result<(), Failure> {
+    let Options { machine, .. } = config::read(file)?;
+    check_slots(machine.slots)?;
+    projects(&machine).check().map(drop)
+}
+
+fn projects(machine: &Machine) -> Projects {
+    Projects {
+        named: machine.project.clone(),
+        trusted: machine.trust_project.clone(),
+        trust_mode: machine.allow_trust_mode.clone(),
+        push: machine.allow_push.clone(),
+    }
 }
 
 /// A worker that did not start.

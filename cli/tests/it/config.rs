@@ -82,3 +82,37 @@ fn a_flag_goes_before_the_environment_and_that_before_the_file() {
     assert!(refused(false, true).contains("/proc/from-env"));
     assert!(refused(false, false).contains("/proc/from-file"));
 }
+
+#[test]
+fn a_file_is_validated_without_starting_anything() {
+    let user = User::new();
+    let file = user.path("muster.toml");
+    let path = file.to_str().expect("UTF-8");
+    let validate = |role: &str, text: &str| {
+        std::fs::write(&file, text).expect("written");
+        user.run(&["config", "validate", role, path])
+    };
+    for (role, text) in [
+        ("controller", "remote-listen = \"0.0.0.0:7430\"\nheartbeat = \"500ms\""),
+        ("worker", "project = [\"a=/tmp\"]\nslots = 4"),
+        ("mcp", "http = \"127.0.0.1:7421\"\nrequire-token = true"),
+        ("up", "slots = 4"),
+        ("project", "name = \"web\"\n[environment]\nA = \"b\""),
+    ] {
+        let run = validate(role, text);
+        assert_eq!(run.code, 0, "{role}: {run:?}");
+    }
+    for (role, text, names) in [
+        ("controller", "hartbeat = \"1s\"", "did you mean \"heartbeat\"?"),
+        ("controller", "remote-name = [\"farm\"]", "--remote-listen"),
+        ("worker", "project = [\"a=/nowhere/at/all\"]", "/nowhere/at/all"),
+        ("mcp", "http = \"0.0.0.0:1\"", "--tls-cert"),
+        ("up", "slots = 5000", "1 to 1000"),
+        ("project", "git_url = \"x\"", "did you mean \"git-url\"?"),
+    ] {
+        let run = validate(role, text);
+        assert_eq!(run.code, 2, "{role} {text}: {run:?}");
+        assert!(run.stderr.contains(names), "{role} {text}: {}", run.stderr);
+    }
+    assert!(!user.path("state/muster").exists(), "nothing was made");
+}

@@ -144,3 +144,29 @@ fn a_token_makes_its_caller_known_until_it_is_taken_back() {
     assert_eq!(run(&["token", "revoke", "nothing"]).code, 3);
     assert_eq!(role.leave(), 0);
 }
+
+#[test]
+fn a_doctor_says_what_is_well_and_how_to_mend_what_is_not() {
+    let user = User::new();
+    let (role, address) = start(&user);
+    let doctor = |address: &str| user.run(&["doctor", "--json", "--controller", address]);
+    let check = |document: &serde_json::Value, name: &str| {
+        let checks = document["checks"].as_array().expect("an array");
+        checks.iter().find(|check| check["check"] == name).unwrap_or_else(|| panic!("no {name}")).clone()
+    };
+    let ill = doctor(&address);
+    assert_eq!(ill.code, 1, "{ill:?}");
+    let ill = ill.json();
+    let claude = check(&ill, "claude");
+    assert_eq!(claude["ok"], false, "{ill}");
+    assert!(claude["mend"].as_str().is_some_and(|mend| mend.contains("npm install")), "{ill}");
+    user.install("claude", crate::process::CLAUDE);
+    let well = doctor(&address).json();
+    for name in ["claude", "git", "controller", "membership"] {
+        assert_eq!(check(&well, name)["ok"], true, "{name}: {well}");
+    }
+    assert_eq!(role.leave(), 0);
+    let alone = doctor(&address);
+    assert_eq!(alone.code, 1, "{alone:?}");
+    assert_eq!(check(&alone.json(), "controller")["ok"], false);
+}

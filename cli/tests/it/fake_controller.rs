@@ -17,6 +17,7 @@ use muster_proto::{
         ReadOutputResponse, SendInputRequest, SendInputResponse, Session, SessionStatus, SpawnSessionRequest,
         SpawnSessionResponse, StopSessionRequest, StopSessionResponse, WatchSessionsRequest,
         WatchSessionsResponse,
+        send_input_request::Input,
         session_service_server::{SessionService, SessionServiceServer},
     },
 };
@@ -44,6 +45,8 @@ pub struct State {
     pub hangs: bool,
     pub asked: Vec<GetChangesRequest>,
     pub pushes: Vec<PushBranchRequest>,
+    /// What was sent, in order. An answer takes the question away, a message starts a turn.
+    pub inputs: Vec<Input>,
 }
 
 #[derive(Clone)]
@@ -184,7 +187,12 @@ impl SessionService for Fake {
     ) -> Result<Response<Self::ReadOutputStream>, Status> {
         let request = request.into_inner();
         self.known(&request.session)?;
-        let all = self.state().output.clone();
+        let (all, runs) = {
+            let state = self.state();
+            let runs =
+                [SessionStatus::Working, SessionStatus::NeedsAttention].contains(&state.session.status());
+            (state.output.clone(), runs)
+        };
         let mut offset = request.from_offset;
         let from = usize::try_from(offset).expect("small");
         let end_offset = all.len() as u64;
@@ -194,7 +202,9 @@ impl SessionService for Fake {
             offset += data.len() as u64;
             chunks.push(Ok(response));
         }
-        Ok(Response::new(stream::iter(chunks).boxed()))
+        let known = stream::iter(chunks);
+        let waits = request.follow && runs;
+        Ok(Response::new(if waits { known.chain(stream::pending()).boxed() } else { known.boxed() }))
     }
 
     async fn spawn_session(
@@ -206,16 +216,35 @@ impl SessionService for Fake {
 
     async fn list_sessions(
         &self,
-        _request: Request<ListSessionsRequest>,
+        request: Request<ListSessionsRequest>,
     ) -> Result<Response<ListSessionsResponse>, Status> {
-        unused()
+        let wanted = request.into_inner().statuses;
+        let session = self.state().session.clone();
+        let fits = wanted.is_empty() || wanted.contains(&session.status);
+        let sessions = if fits { vec![session] } else { Vec::new() };
+        Ok(Response::new(ListSessionsResponse { total: 1, sessions, ..ListSessionsResponse::default() }))
     }
 
     async fn send_input(
         &self,
-        _request: Request<SendInputRequest>,
+        request: Request<SendInputRequest>,
     ) -> Result<Response<SendInputResponse>, Status> {
-        unused()
+        let request = request.into_inner();
+        self.known(&request.session)?;
+        let mut state = self.state();
+        let input = request.input.ok_or_else(|| Error::invalid("input", "is missing"))?;
+        if let Input::Answer(answer) = &input {
+            let open = state.session.attention.take();
+            if open.is_none_or(|open| open.attention_id != answer.attention_id) {
+                return Err(Error::new(ErrorCode::AttentionStale, "it was answered").into());
+            }
+        }
+        state.session.end = None;
+        state.session.set_status(SessionStatus::Working);
+        state.session.revision += 1;
+        state.inputs.push(input);
+        let session = Some(state.session.clone());
+        Ok(Response::new(SendInputResponse { session, ..SendInputResponse::default() }))
     }
 
     async fn stop_session(
@@ -238,6 +267,21 @@ impl SessionService for Fake {
         &self,
         _request: Request<WatchSessionsRequest>,
     ) -> Result<Response<Self::WatchSessionsStream>, Status> {
-        unused()
+        let fake = self.clone();
+        let changes = stream::unfold(None, move |seen: Option<u64>| {
+            let fake = fake.clone();
+            async move {
+                loop {
+                    let session = fake.state().session.clone();
+                    if seen != Some(session.revision) {
+                        let revision = session.revision;
+                        let response = WatchSessionsResponse { sessions: vec![session] };
+                        return Some((Ok(response), Some(revision)));
+                    }
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            }
+        });
+        Ok(Response::new(changes.boxed()))
     }
 }

@@ -1,5 +1,6 @@
 //! The real binary, as a person or a script meets it.
 
+mod attach;
 mod audit;
 mod changes;
 mod completion;
@@ -14,5 +15,6 @@ mod process;
 mod project;
 mod remote;
 mod roles;
+mod top;
 mod up;
 mod usage;

@@ -4,7 +4,7 @@ use std::{io::Read as _, process::Stdio};
 
 use crate::process::{User, finish};
 
-const COMMANDS: [&str; 23] = [
+const COMMANDS: [&str; 29] = [
     "up",
     "controller",
     "worker",
@@ -27,10 +27,16 @@ const COMMANDS: [&str; 23] = [
     "token",
     "whoami",
     "audit",
+    "attach",
+    "attention",
+    "top",
+    "config",
+    "doctor",
+    "man",
     "completion",
 ];
 /// Verbs that talk to a controller, with arguments they take.
-const CALLS: [&[&str]; 30] = [
+const CALLS: [&[&str]; 32] = [
     &["ps"],
     &["status", "abcd"],
     &["logs", "abcd"],
@@ -54,6 +60,8 @@ const CALLS: [&[&str]; 30] = [
     &["token", "ls"],
     &["token", "revoke", "t-1"],
     &["whoami"],
+    &["attach", "abcd"],
+    &["attention"],
     &["audit"],
     &["audit", "--verify"],
     &["project", "add", "web", "--git", "https://git.example/web.git"],
@@ -128,6 +136,8 @@ fn a_wrong_command_line_ends_with_2_and_names_what_is_wrong() {
         (&["project", "add", "web", "-f", "/nowhere.toml"], "/nowhere.toml"),
         (&["project", "add", "web", "--on-lost", "forget"], "restart"),
         (&["audit", "--known", "3:00"], "SEQ:HASH"),
+        (&["top"], "needs a terminal"),
+        (&["config", "validate", "gateway", "/x"], "controller"),
         (&["completion", "tcsh"], "bash"),
         (&["shim"], "shim"),
     ] {
