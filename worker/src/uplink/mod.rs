@@ -115,6 +115,7 @@ impl Uplink {
         let mut backoff = Backoff::new(timing.reconnect_first, timing.reconnect_max);
         loop {
             let ended = self.connect_once(&mut backoff).await;
+            crate::metrics::link_ended(ended.code());
             if ended.code() == Code::Aborted {
                 return UplinkError::Replaced(self.supervisor.context().config.name.to_string());
             }

@@ -4,5 +4,6 @@
 mod farm;
 mod join;
 mod lease;
+mod metrics;
 #[path = "../support/mod.rs"]
 mod support;

@@ -41,6 +41,7 @@ impl Session {
                     if let Body::AttemptEnded(ended) = &mut body {
                         ended.spool_end_offset = self.spool_end();
                         ended.resumable = self.record.began;
+                        crate::metrics::ended(self.id, &run.attempt.start, run.began, ended);
                     }
                     // Of a fenced attempt only the end is told: the answer to the order.
                     if self.fencing != Some(number) || matches!(body, Body::AttemptEnded(_)) {
@@ -117,7 +118,10 @@ impl Session {
         let (context, start) = (Arc::clone(&self.context), run.attempt.start.clone());
         let (session_dir, record) = (self.dir.clone(), self.record.clone());
         self.work(attempt, "make workspace", span, async move {
-            Op::Workspace(launching::prepare(&context, &start, &record, &session_dir).await)
+            let began = Instant::now();
+            let made = launching::prepare(&context, &start, &record, &session_dir).await;
+            crate::metrics::prepared(began, made.is_err());
+            Op::Workspace(made)
         });
     }
 
