@@ -20,6 +20,7 @@ mod error;
 mod http;
 mod limits;
 mod link;
+pub mod metrics;
 mod patient_io;
 mod prompts;
 pub mod render;

@@ -3,9 +3,10 @@
 //! Invariant: the gateway's own token never leaves this machine in the clear, and a caller's token is on no call
 //! at all: whom a call is for is said in words (`muster-on-behalf-of-bin`).
 
-use muster_proto::metadata;
+use muster_proto::{metadata, v1::FILE_DESCRIPTOR_SET};
 use muster_runtime::{
     grpc::{self, ConnectError, TraceInterceptor},
+    metrics::rpc::{CallDuration, Measured, Methods},
     tls::{self, TlsError},
 };
 use tonic::{
@@ -14,11 +15,12 @@ use tonic::{
     service::{Interceptor, interceptor::InterceptedService},
     transport::Channel,
 };
+use tower::Layer as _;
 
 use crate::{Config, caller::Caller};
 
 /// Every client of the gateway calls through this.
-pub(crate) type Service = InterceptedService<Channel, Identity>;
+pub(crate) type Service = InterceptedService<Measured<Channel>, Identity>;
 
 /// Why no way to the controller can be made. Never that the controller is away.
 #[derive(Debug, thiserror::Error)]
@@ -65,6 +67,7 @@ impl Interceptor for Identity {
 #[derive(Debug, Clone)]
 pub(crate) struct Link {
     channel: Channel,
+    measure: CallDuration,
     identity: Identity,
 }
 
@@ -88,7 +91,8 @@ impl Link {
             }
             None => None,
         };
-        Ok(Self { channel, identity: Identity { authorization, on_behalf_of: None } })
+        let measure = CallDuration::client(Methods::of_descriptors(FILE_DESCRIPTOR_SET));
+        Ok(Self { channel, measure, identity: Identity { authorization, on_behalf_of: None } })
     }
 
     /// The same way, for `caller`.
@@ -99,7 +103,7 @@ impl Link {
     }
 
     pub(crate) fn service(&self) -> Service {
-        InterceptedService::new(self.channel.clone(), self.identity.clone())
+        InterceptedService::new(self.measure.layer(self.channel.clone()), self.identity.clone())
     }
 }
 

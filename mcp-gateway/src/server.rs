@@ -8,7 +8,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use muster_proto::error::{Error, ErrorCode};
-use muster_runtime::shutdown::Shutdown;
+use muster_runtime::{shutdown::Shutdown, telemetry};
 use rmcp::{
     ErrorData, RoleServer, ServerHandler,
     model::{
@@ -32,7 +32,7 @@ use crate::{
     controller::Controller,
     error,
     limits::{self, Transport},
-    prompts, resources,
+    metrics, prompts, resources,
     subscriptions::{FOLLOWED, Subscriptions, follow_all},
     tasks::Tasks,
     tools::{self, Asking, Call, Progress, ToolName},
@@ -407,15 +407,37 @@ impl ServerHandler for Server {
             ));
         }
         let session = session_argument(&request);
-        let span = tracing::info_span!("tool", tool = %request.name, session.id = session);
-        if let Some(parent) = context.meta.get_traceparent() {
-            muster_runtime::telemetry::set_parent_from_traceparent(&span, parent);
-        }
+        let span = tracing::info_span!("tool", otel.name = format!("tools/call {}", request.name), otel.kind = "server",
+            mcp.method.name = "tools/call", gen_ai.tool.name = %request.name, gen_ai.operation.name = "execute_tool",
+            gen_ai.tool.call.id = tool_use_id(&context), network.transport = metrics::way(self.transport),
+            session.id = session);
+        join_trace(&span, &context);
+        let (began, name, transport) = (std::time::Instant::now(), request.name.clone(), self.transport);
         let call = self.call(&context, request.input_responses.take().unwrap_or_default())?;
         let as_task = knows_tasks(&context);
         // Boxed: the future of a call holds everything a tool may need and would be copied at every
         // hand-over.
-        Ok(Box::pin(self.run(request, call, as_task)).instrument(span).await)
+        let answer = Box::pin(self.run(request, call, as_task)).instrument(span).await;
+        metrics::called(&name, transport, began, &answer);
+        Ok(answer)
+    }
+}
+
+/// Makes a call part of the trace its caller is in: `_meta.traceparent` says so, or else the HTTP header; where both
+/// do, the latter is linked.
+fn join_trace(span: &tracing::Span, context: &RequestContext<RoleServer>) {
+    let parts = context.extensions.get::<http::request::Parts>();
+    let header =
+        parts.and_then(|parts| parts.headers.get("traceparent")).and_then(|value| value.to_str().ok());
+    match (context.meta.get_traceparent(), header) {
+        (Some(parent), header) => {
+            telemetry::set_parent_from_traceparent(span, parent);
+            if let Some(ambient) = header {
+                telemetry::link_to_traceparent(span, ambient);
+            }
+        }
+        (None, Some(parent)) => telemetry::set_parent_from_traceparent(span, parent),
+        (None, None) => {}
     }
 }
 

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod config;
 pub mod join;
 pub mod local_state;
+pub mod metrics;
 pub mod room;
 pub mod shim;
 pub mod spool;
@@ -91,6 +92,7 @@ pub struct Worker {
     _supervisor: Arc<Supervisor>,
     _orphans: Option<Task<()>>,
     _reaper: Task<()>,
+    _sampler: Option<Task<()>>,
     _lock: File,
 }
 
@@ -124,6 +126,8 @@ impl Worker {
             Supervisor::restore(config, claude).map_err(|error| StartError::State(state_dir, error))?;
         let supervisor = Arc::new(supervisor);
         let reaper = reaper::spawn(&supervisor);
+        muster_runtime::metrics::watch_disk("worker", &supervisor.context().config.state_dir);
+        let sampler = metrics::sample(supervisor.board().clone());
         let uplink = Uplink::new(Arc::clone(&supervisor), way);
         let task = task::spawn("uplink", async move {
             if let Err(error) = uplink.run(shutdown.clone()).await {
@@ -135,6 +139,7 @@ impl Worker {
             _supervisor: supervisor,
             _orphans: orphans.ok(),
             _reaper: reaper,
+            _sampler: sampler,
             _lock: lock,
         })
     }

@@ -191,6 +191,7 @@ pub(crate) async fn wait(
     watch: &Watch,
     asker: &Asker,
 ) -> Result<CallToolResponse, Error> {
+    let _open = crate::metrics::OpenWait::begin();
     let started = Instant::now();
     let mut wait = Wait {
         call,

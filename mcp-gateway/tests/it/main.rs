@@ -9,6 +9,7 @@ mod farm;
 mod farm_status;
 mod http;
 mod integrate;
+mod metrics;
 mod misuse;
 mod output;
 mod resources;

@@ -7,7 +7,10 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::PathBuf,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use muster_proto::{
@@ -31,6 +34,8 @@ pub(crate) struct Board {
 pub(crate) struct Entry {
     pub(crate) session: SessionId,
     outbox: Mutex<Outbox>,
+    /// Up to where the controller has its output, as far as this process was told.
+    acked: AtomicU64,
     view: Mutex<View>,
     changed: watch::Sender<u64>,
 }
@@ -70,7 +75,13 @@ impl Board {
         let mut entries = lock(&self.entries);
         let entry = entries.entry(session).or_insert_with(|| {
             let changed = self.changed.clone();
-            Arc::new(Entry { session, outbox: Mutex::new(outbox), view: Mutex::new(view), changed })
+            Arc::new(Entry {
+                session,
+                outbox: Mutex::new(outbox),
+                acked: AtomicU64::new(0),
+                view: Mutex::new(view),
+                changed,
+            })
         });
         Arc::clone(entry)
     }
@@ -109,6 +120,15 @@ impl Board {
 }
 
 impl Entry {
+    /// The controller has the output up to here.
+    pub(crate) fn note_output_acked(&self, offset: u64) {
+        self.acked.fetch_max(offset, Ordering::Relaxed);
+    }
+
+    pub(crate) fn output_acked(&self) -> u64 {
+        self.acked.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn view(&self) -> View {
         lock(&self.view).clone()
     }

@@ -102,6 +102,7 @@ struct Run {
     reader: Reader,
     /// Up to which output was read.
     position: u64,
+    began: std::time::SystemTime,
     span: Span,
     slot: Option<Slot>,
     /// Held from the making of the workspace until claude speaks.
@@ -427,6 +428,7 @@ impl Session {
                 }
             };
             run.position += got as u64;
+            crate::metrics::read(got);
             run.turn = None;
             let said = self.entry.outbox(|outbox| outbox.cursor());
             let located = run.attempt.fold.push(&self.buffer[..got]);

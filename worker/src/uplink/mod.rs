@@ -122,6 +122,7 @@ impl Uplink {
         let mut told: Option<Instant> = None;
         loop {
             let ended = self.connect_once(&mut backoff).await;
+            crate::metrics::link_ended(ended.code());
             if ended.code() == Code::Aborted {
                 return UplinkError::Replaced(self.supervisor.context().config.name.to_string());
             }

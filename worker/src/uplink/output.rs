@@ -154,10 +154,12 @@ fn on_response(flows: &mut BTreeMap<SessionId, Flow>, response: PushOutputRespon
         Some(Body::Position(at)) => {
             flow.skip_to(at.offset);
             flow.position = Some(Position { next: at.offset, acked: at.offset });
+            flow.entry.note_output_acked(at.offset);
         }
         Some(Body::Ack(ack)) => {
             if let Some(position) = flow.position.as_mut() {
                 position.acked = position.acked.max(ack.offset);
+                flow.entry.note_output_acked(ack.offset);
                 position.next = position.next.max(ack.offset);
             }
         }

@@ -5,6 +5,7 @@ mod declared;
 mod farm;
 mod join;
 mod lease;
+mod metrics;
 mod policy;
 mod recorded;
 #[path = "../support/mod.rs"]

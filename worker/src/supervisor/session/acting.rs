@@ -47,6 +47,7 @@ impl Session {
                     if let Body::AttemptEnded(ended) = &mut body {
                         ended.spool_end_offset = self.spool_end();
                         ended.resumable = self.record.began;
+                        crate::metrics::ended(self.id, &run.attempt.start, run.began, ended);
                     }
                     // Of a fenced attempt only the end is told: the answer to the order.
                     if self.fencing != Some(number) || matches!(body, Body::AttemptEnded(_)) {
@@ -136,8 +137,12 @@ impl Session {
                     std::future::pending::<()>().await;
                 }
             };
+            let began = Instant::now();
             tokio::select! {
-                prepared = launching::prepare(&context, &start, &record, &session_dir) => Op::Workspace(prepared),
+                prepared = launching::prepare(&context, &start, &record, &session_dir) => {
+                    crate::metrics::prepared(began, prepared.is_err());
+                    Op::Workspace(prepared)
+                }
                 () = stopped => {
                     let text = "ended before its workspace was made".to_owned();
                     Op::Workspace(Err(Obstacle::Fatal(EndReason::WorkspaceFailed, text)))

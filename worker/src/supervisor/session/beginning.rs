@@ -73,6 +73,7 @@ impl Session {
             link: None,
             reader: Reader::new(&self.dir.spool(), self.record.base_offset),
             position: output_start,
+            began: SystemTime::now(),
             span,
             slot,
             turn: None,
