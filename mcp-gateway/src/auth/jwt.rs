@@ -105,7 +105,8 @@ impl Verifier {
         }
         let at = |seconds| SystemTime::UNIX_EPOCH.checked_add(Duration::from_secs(seconds));
         let ends = at(claims.exp).ok_or_else(|| wrong("has no end"))?;
-        if ends + LEEWAY <= now {
+        // Subtracted, not added: an end may lie at the end of time.
+        if now.duration_since(ends).is_ok_and(|past| past >= LEEWAY) {
             return Err(wrong("has expired"));
         }
         if claims.nbf.is_some_and(|from| at(from).is_none_or(|from| from > now + LEEWAY)) {

@@ -153,7 +153,7 @@ pub(crate) const fn advice(trouble: Trouble) -> &'static str {
             "whoever answers there has no certificate of this farm; if the farm's root was exchanged meanwhile, join again with a new token"
         }
         Trouble::OtherName => {
-            "the controller's certificate does not name this address; join at one it was started with (`muster controller --advertise`)"
+            "the controller's certificate does not name this address; join at one it was started with (`muster controller --remote-name`)"
         }
         Trouble::Clock => {
             "the controller's certificate is not valid at this machine's time: set the clocks of both machines; it goes on by itself then"
