@@ -119,6 +119,15 @@ pub struct Logs {
         help_heading = "Logs"
     )]
     pub otlp_endpoint: Option<String>,
+    /// Serve metrics for Prometheus at /metrics of this address; a port alone means loopback [default: not served]
+    #[arg(
+        long,
+        env = "MUSTER_METRICS_LISTEN",
+        hide_env_values = true,
+        value_name = "ADDR",
+        help_heading = "Logs"
+    )]
+    pub metrics_listen: Option<String>,
 }
 
 impl Logs {
@@ -128,6 +137,7 @@ impl Logs {
             log: self.log.or(lower.log),
             log_format: self.log_format.or(lower.log_format),
             otlp_endpoint: self.otlp_endpoint.or(lower.otlp_endpoint),
+            metrics_listen: self.metrics_listen.or(lower.metrics_listen),
         }
     }
 }

@@ -18,6 +18,7 @@ use std::{
 
 use clap::Args;
 use muster_runtime::{
+    metrics::serve::BadListen,
     shutdown::{self, Shutdown},
     telemetry,
 };
@@ -64,7 +65,7 @@ where
     let runtime =
         tokio::runtime::Builder::new_multi_thread().enable_all().build().map_err(|error| cannot(&error))?;
     let result = runtime.block_on(async {
-        let _telemetry = telemetry::init(&telemetry::Config {
+        let config = telemetry::Config {
             service_name,
             version: env!("CARGO_PKG_VERSION"),
             filter: logs.log.clone().unwrap_or_else(|| "info".to_owned()),
@@ -73,8 +74,16 @@ where
                 Some(LogFormat::Text) | None => telemetry::LogFormat::Text,
             },
             otlp_endpoint: logs.otlp_endpoint.clone().filter(|endpoint| !endpoint.is_empty()),
-        })
-        .map_err(|error| Failure::usage("logs cannot be set up").caused_by(&error))?;
+        };
+        let listen = logs.metrics_listen.as_deref().filter(|listen| !listen.is_empty());
+        let listen = listen.map(str::parse).transpose().map_err(|error: BadListen| {
+            Failure::usage("--metrics-listen cannot be taken").caused_by(&error)
+        })?;
+        let telemetry = telemetry::init_with_metrics(&config, listen)
+            .map_err(|error| Failure::usage("logs and metrics cannot be set up").caused_by(&error))?;
+        if let Some(addr) = telemetry.metrics_addr() {
+            tracing::info!(%addr, "metrics are served at /metrics");
+        }
         let shutdown = Shutdown::new();
         shutdown::on_signals(&shutdown).map_err(|error| cannot(&error))?;
         Box::pin(role(shutdown)).await
