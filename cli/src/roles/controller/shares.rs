@@ -77,7 +77,7 @@ impl Shares {
         }
         let (caller_cap, caller_caps) = sorted("caller-cap", &self.caller_cap)?;
         let (project_cap, project_caps) = sorted("project-cap", &self.project_cap)?;
-        Ok(Policy { weights, caller_cap, caller_caps, project_cap, project_caps })
+        Ok(Policy { weights, caller_cap, caller_caps, project_cap, project_caps, ..Policy::default() })
     }
 }
 
