@@ -84,9 +84,12 @@ impl Witnessed {
     /// Checks all but the output. `cut`: a process may have died with what it was given.
     pub fn check(&self, report: &Report, who: &str, promised: &Promised, output: &[u8], cut: bool) {
         self.check_starts(report, who, promised, cut);
-        for message in &promised.messages {
+        for (place, message) in promised.messages.iter().enumerate() {
             let received = self.received(&message.word);
-            if received > 1 {
+            // One that was killed after it was given the prompt and before it wrote any of it down has no conversation: the
+            // next one begins it, with the prompt.
+            let may = if place == 0 && cut { self.fresh_starts().max(1) } else { 1 };
+            if received > may {
                 let what = format_args!("{who}: {} was received {received} times", message.word);
                 report.violation(Violation::DoubleMessage, what);
             } else if received == 0 && !cut {
@@ -115,20 +118,18 @@ impl Witnessed {
         report.count("processes started", self.starts.len() as u64);
     }
 
+    /// Processes that began a conversation, and did not go on with one.
+    fn fresh_starts(&self) -> usize {
+        self.starts.iter().filter(|start| !is_resumed(start)).count()
+    }
+
     fn check_starts(&self, report: &Report, who: &str, promised: &Promised, cut: bool) {
         let mut seen = BTreeSet::new();
-        let mut fresh = 0;
         for start in &self.starts {
             let parent = start["parent"].as_str().unwrap_or_default().to_owned();
             if !seen.insert(parent.clone()) {
                 report.violation(Violation::DoubleStart, format_args!("{who}: twice by {parent}"));
             }
-            let resumed = start["argv"]
-                .as_array()
-                .into_iter()
-                .flatten()
-                .any(|word| word.as_str().is_some_and(|word| word.starts_with("--resume")));
-            fresh += u32::from(!resumed);
             if start["alone"] == false {
                 let what = format_args!("{who}: {} began while another lived", start["pid"]);
                 report.violation(Violation::TwoAlive, what);
@@ -140,10 +141,16 @@ impl Witnessed {
             }
         }
         // One whose process died before it was given anything has no conversation to resume.
+        let fresh = self.fresh_starts();
         if fresh > 1 && !cut {
             report.violation(Violation::DoubleStart, format_args!("{who}: {fresh} fresh starts"));
         }
     }
+}
+
+fn is_resumed(start: &Value) -> bool {
+    let words = start["argv"].as_array().into_iter().flatten();
+    words.filter_map(Value::as_str).any(|word| word.starts_with("--resume"))
 }
 
 /// The request that the line at an attention's offset made.
@@ -152,4 +159,44 @@ fn request_at(output: &[u8], attention: &str) -> Option<String> {
     let line = output.get(offset..)?.split(|byte| *byte == b'\n').next()?;
     let line: Value = serde_json::from_slice(line).ok()?;
     line["request_id"].as_str().map(str::to_owned)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn witnessed(starts: &[&[&str]], lines: &[&str]) -> Witnessed {
+        let starts = starts.iter().enumerate();
+        let start = |(number, argv): (usize, &&[&str])| json!({ "argv": argv, "parent": number.to_string(), "alone": true });
+        let line = |text: &&str| json!({ "type": "user", "message": { "content": text } });
+        Witnessed {
+            starts: starts.map(start).collect(),
+            lines: lines.iter().map(line).collect(),
+            said: Vec::new(),
+        }
+    }
+
+    fn is_clean(witnessed: &Witnessed, cut: bool) -> bool {
+        let message = |word: &str| Message { word: word.to_owned(), text: String::new() };
+        let promised = Promised { messages: vec![message("prompt"), message("more")], ..Promised::default() };
+        let report = Report::default();
+        witnessed.check(&report, "it", &promised, b"", cut);
+        report.is_clean()
+    }
+
+    #[test]
+    fn a_prompt_counts_once_for_each_conversation_that_was_begun_and_a_later_message_once() {
+        let (fresh, resumed): (&[&str], &[&str]) = (&["--session-id"], &["--resume=x"]);
+        assert!(is_clean(&witnessed(&[fresh, resumed], &["prompt", "more"]), true));
+        let again = ["prompt", "prompt", "more"];
+        assert!(is_clean(&witnessed(&[fresh, fresh], &again), true), "killed before it wrote anything down");
+        assert!(!is_clean(&witnessed(&[fresh, fresh], &again), false), "nobody killed it");
+        assert!(
+            !is_clean(&witnessed(&[fresh, resumed], &again), true),
+            "it went on, and was given the prompt again"
+        );
+        assert!(!is_clean(&witnessed(&[fresh, fresh], &["prompt", "more", "more"]), true));
+    }
 }
