@@ -398,6 +398,12 @@ fn a_worker_that_has_the_project_comes_first_and_is_waited_for_a_bounded_time() 
     // Nobody has it: nothing to wait for.
     let mut cold = cloning(&farm, &mirrored, 0);
     assert_eq!(plan(&queue, &mut cold, &mut Usage::default(), &policy, 0).len(), 2);
+    // Nor where the one that has it will never take it: it speaks a protocol that knows no declared projects.
+    let mut old = cloning(&farm, &mirrored, 1);
+    old[0].protocol = 1;
+    let placed = plan(&queue[1..], &mut old, &mut Usage::default(), &policy, 0);
+    assert_eq!(placed, [(queue[1].session, farm.names[1].clone())]);
+    assert_eq!(why(&queue[1], &old, &Usage::default(), &policy, 0).warm_until, None);
 }
 
 proptest! {

@@ -6,7 +6,11 @@
 
 use std::collections::HashMap;
 
-use super::{Candidate, Request, better, filter, policy::Policy};
+use super::{
+    Candidate, Request, better,
+    filter::{self, Refusal},
+    policy::Policy,
+};
 
 /// Workers compared of each kind.
 const SAMPLED: usize = 2;
@@ -15,8 +19,8 @@ const SAMPLED: usize = 2;
 struct Warm {
     /// With room.
     open: Vec<usize>,
-    /// There is one that takes sessions when it has room.
-    any: bool,
+    /// With room or without.
+    all: Vec<usize>,
 }
 
 /// By project.
@@ -26,6 +30,15 @@ pub(super) struct Warmth<'a>(HashMap<&'a str, Warm>);
 /// Whether `worker` has the project of `request` already.
 pub(super) fn is_warm(request: &Request<'_>, worker: &Candidate<'_>) -> bool {
     worker.projects.contains_key(request.project) || worker.mirrored.contains(request.project)
+}
+
+/// Whether `worker` has the project of `request` and takes it as soon as it has room. One that never takes it (it speaks an
+/// older protocol, lacks a label, is cordoned) is nothing to wait for.
+pub(super) fn is_worth_a_wait(request: &Request<'_>, worker: &Candidate<'_>) -> bool {
+    let busy = |refusal: &Refusal| {
+        matches!(refusal, Refusal::Full(_) | Refusal::Starting(_) | Refusal::Memory(..) | Refusal::Disk(..))
+    };
+    is_warm(request, worker) && filter::verdict(request, worker).as_ref().err().is_none_or(busy)
 }
 
 /// Until when `request` waits for a warm worker, in milliseconds since the Unix epoch.
@@ -47,20 +60,15 @@ impl<'a> Warmth<'a> {
     ) -> Option<usize> {
         let warm = self.0.entry(request.project).or_insert_with(|| {
             let all = fleet.iter().enumerate().filter(|(_, worker)| is_warm(request, worker));
-            let takes = |worker: &Candidate<'_>| worker.connected && worker.maintenance.is_none();
-            let (mut open, mut any) = (Vec::new(), false);
-            for (at, worker) in all {
-                any |= takes(worker);
-                if worker.has_room() {
-                    open.push(at);
-                }
-            }
-            Warm { open, any }
+            let all: Vec<usize> = all.map(|(at, _)| at).collect();
+            Warm { open: all.iter().copied().filter(|at| fleet[*at].has_room()).collect(), all }
         });
         if let Some(at) = sample(request, fleet, &warm.open, start, true) {
             return Some(at);
         }
-        if warm.any && now < waits_until(request, policy) {
+        // The first that is busy ends the look: they are many only where all of them are.
+        let waits = || warm.all.iter().any(|at| is_worth_a_wait(request, &fleet[*at]));
+        if now < waits_until(request, policy) && waits() {
             return None;
         }
         sample(request, fleet, open, start, false)

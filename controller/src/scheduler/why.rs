@@ -34,7 +34,7 @@ pub fn why(request: &Request<'_>, fleet: &[Candidate<'_>], usage: &Usage, policy
     let could = |warm: bool| fleet.iter().any(|w| warm::is_warm(request, w) == warm && !refused_by(w.worker));
     let is_waiting = hold.is_none() && request.cloneable && request.pinned.is_none();
     let until = warm::waits_until(request, policy);
-    let has_warm = fleet.iter().any(|w| warm::is_warm(request, w) && w.connected && w.maintenance.is_none());
+    let has_warm = fleet.iter().any(|w| warm::is_worth_a_wait(request, w));
     let warm_until = (is_waiting && has_warm && now < until && could(false) && !could(true)).then_some(until);
     let sentence = match &hold {
         Some(hold) => hold.to_string(),
