@@ -11,6 +11,7 @@ mod copy;
 pub mod git;
 pub mod mirror;
 pub mod push;
+mod race;
 pub mod snapshot;
 pub(crate) mod strays;
 pub mod url;

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeSet, fs, path::Path};
 
-use super::{QUICK, SLOW, WorkspaceError, borrowed, git::Git};
+use super::{QUICK, SLOW, WorkspaceError, borrowed, git::Git, race};
 
 /// A worktree, by what the worker itself wrote down.
 #[derive(Debug)]
@@ -141,7 +141,8 @@ async fn head(git: &Git, place: &Place<'_>) -> Result<Option<String>, WorkspaceE
     if place.mirror {
         return borrowed::bring(place.repository, place.root, place.branch).await;
     }
-    let list = git.run(QUICK, &["worktree", "list", "--porcelain", "-z"]).await?;
+    // Fails while another session's worktree is being added: git reads that one's half-written record, too.
+    let list = race::outlast(|| git.run(QUICK, &["worktree", "list", "--porcelain", "-z"])).await?;
     let root = place.root.to_string_lossy();
     let mut ours = false;
     for field in list.split('\0') {

@@ -12,7 +12,6 @@ use std::{
     fs,
     path::{Path, PathBuf},
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
 use muster_proto::v1::{Workspace, WorkspaceState};
@@ -20,16 +19,17 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Semaphore;
 
 use super::{
-    QUICK, SLOW, WorkspaceError, copy, git::Git, git::GitError, io_error, mirror::Mirrors, snapshot,
+    QUICK, SLOW, WorkspaceError, copy,
+    git::Git,
+    io_error,
+    mirror::Mirrors,
+    race::{RETRY_AFTER, TRIES, is_race},
+    snapshot,
 };
 use crate::shim::files::write_durably;
 
 /// Worktrees made at a time in one repository: more only wait for each other's locks.
 const AT_ONCE: usize = 2;
-/// Tries against git's own races between commands that run side by side in one repository.
-const TRIES: u32 = 8;
-/// Grows with each try.
-const RETRY_AFTER: Duration = Duration::from_millis(40);
 
 /// All worktrees of one worker.
 #[derive(Debug, Clone)]
@@ -442,20 +442,6 @@ async fn branch_name(git: &Git, order: &Order<'_>) -> Result<String, WorkspaceEr
         return Err(WorkspaceError::BranchExists(branch));
     }
     Ok(branch)
-}
-
-/// Failures that two git commands in one repository give each other.
-fn is_race(error: &GitError) -> bool {
-    const SIGNS: [&str; 7] = [
-        ".lock",
-        "cannot lock",
-        "could not lock",
-        "commondir",
-        "gitdir",
-        "unable to create",
-        "Unable to create",
-    ];
-    matches!(error, GitError::Failed { said, .. } if SIGNS.iter().any(|sign| said.contains(sign)))
 }
 
 #[cfg(test)]
