@@ -263,6 +263,23 @@ async fn a_killed_shim_takes_its_program_along_by_the_hang_up() {
 }
 
 #[tokio::test]
+async fn the_hang_up_reaches_the_program_of_a_worker_that_ignores_it() {
+    let place = place();
+    let nohup = place.cwd.join("nohup-shim");
+    fs::write(&nohup, format!("#!/bin/sh\ntrap '' HUP\nexec '{SHIM}' \"$@\"\n")).expect("written");
+    fs::set_permissions(&nohup, std::os::unix::fs::PermissionsExt::from_mode(0o755)).expect("set");
+    let script = "echo $$ > pid; mv pid child; exec sleep 600";
+    place.attempt.write_launch(&launch_order(&place, "/bin/sh", &["-c", script])).expect("written");
+    let link = client::launch(&nohup, &place.attempt).await.expect("it starts");
+    wait_for("the child", || place.cwd.join("child").exists());
+    let shim: i32 = fs::read_to_string(place.attempt.pid_file()).expect("there").parse().expect("a number");
+    kill(Pid::from_raw(shim), Signal::SIGKILL).expect("killed");
+    let child = fs::read_to_string(place.cwd.join("child")).expect("there");
+    wait_for("the program goes too", || !alive(&child));
+    drop(link);
+}
+
+#[tokio::test]
 async fn a_full_disk_holds_the_program_and_is_told_until_it_is_killed() {
     let mut place = place();
     place.spool = PathBuf::from("/dev/full");

@@ -70,7 +70,7 @@ pub(super) fn start(launch: &Launch, group: Option<&Cgroup>) -> io::Result<Start
     command.stdin(Stdio::piped()).stdout(Stdio::from(slave)).stderr(Stdio::piped());
     let open = group.and_then(|group| group.entrance().ok());
     let entrance = open.as_ref().map(AsRawFd::as_raw_fd);
-    // SAFETY: the closure runs between fork and exec and calls only write, setsid and ioctl, which are async-signal-safe;
+    // SAFETY: the closure runs between fork and exec and calls only write, signal, setsid and ioctl, which are async-signal-safe;
     // it allocates nothing and touches no memory of the parent. Descriptor 1 is the slave by then; the entrance is open
     // until after the spawn. Who cannot enter stays outside: the walk through the tree finds it there.
     unsafe {
@@ -78,6 +78,8 @@ pub(super) fn start(launch: &Launch, group: Option<&Cgroup>) -> io::Result<Start
             if let Some(entrance) = entrance {
                 libc::write(entrance, c"0".as_ptr().cast(), 1);
             }
+            // Ignored in a worker started by nohup, it would be in claude too, which then outlived its terminal.
+            libc::signal(libc::SIGHUP, libc::SIG_DFL);
             if libc::setsid() < 0 || libc::ioctl(libc::STDOUT_FILENO, libc::TIOCSCTTY, 0) < 0 {
                 return Err(io::Error::last_os_error());
             }
