@@ -1,4 +1,4 @@
-//! The gateway's metrics: tool calls and the waits among them. Called by [`crate::server`] and the tools.
+//! The gateway's metrics: tool calls and the waits among them. Called by `crate::server` and the tools.
 
 use std::{
     sync::atomic::{AtomicI64, Ordering},

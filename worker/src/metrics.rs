@@ -1,5 +1,5 @@
 //! The worker's metrics: lives of claude, workspaces, output and the link. Told by the supervisor's sessions and the
-//! uplink; [`sample`] looks at levels while anybody reads.
+//! uplink; `sample` looks at levels while anybody reads.
 
 use std::time::{Duration, Instant, SystemTime};
 

@@ -1,6 +1,6 @@
 //! Who did what, for whom, and whether it was allowed.
 //!
-//! Owns `<state>/audit/` ([`file`]): append-only, every record chained to the one before by its SHA-256. Called by
+//! Owns `<state>/audit/` (`file.rs`): append-only, every record chained to the one before by its SHA-256. Called by
 //! the gate for each call that changes something and each that is denied, and by the engine for what the controller
 //! does by itself. Records of calls that come together are made durable with one sync before the calls are
 //! answered. Invariant: when a record could not be written, nothing is changed any more until it is: calls that

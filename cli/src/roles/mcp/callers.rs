@@ -24,10 +24,10 @@ pub struct Callers {
     /// Take only callers with an access token (`muster token create --role`), each with its own rights
     #[arg(long, help_heading = HEADING)]
     require_token: bool,
-    /// Address under which clients know the gateway, e.g. https://farm.example/mcp [default: the one listened on]
+    /// Address under which clients know the gateway, e.g. `https://farm.example/mcp` [default: the one listened on]
     #[arg(long, env = "MUSTER_PUBLIC_URL", hide_env_values = true, value_name = "URL", help_heading = HEADING)]
     public_url: Option<String>,
-    /// A page that may call beside those of this machine, e.g. https://tools.example; repeat for several
+    /// A page that may call beside those of this machine, e.g. `https://tools.example`; repeat for several
     #[arg(long, value_name = "ORIGIN", help_heading = HEADING)]
     allow_origin: Vec<String>,
     /// An authorization server whose tokens (JWT) are taken too: its identifier
