@@ -28,8 +28,6 @@ use crate::{
     },
 };
 
-/// A link on which no ping is answered ends after this: the interval and the time-out of `muster_runtime::grpc`.
-const KEEPALIVE: Duration = Duration::from_secs(20);
 const SLOTS: [u32; 3] = [2, 1, 1];
 /// The project whose sessions end with the lease.
 const LEASED: &str = "leased";
@@ -246,12 +244,6 @@ impl World {
                     worker.pass(passed);
                     if number != usize::from(silent) {
                         changes.extend(worker.beat(passed));
-                    } else if Duration::from_secs(seconds.into()) > KEEPALIVE
-                        && let Some(link) = worker.link
-                    {
-                        // Both ends have given the link up by then, with all that was on it.
-                        changes.push(Change::Detach { worker: worker.name.clone(), link });
-                        worker.unlink();
                     }
                 }
             }

@@ -15,9 +15,12 @@ use muster_proto::{
 use tracing::warn;
 
 use super::{events, resume, run::Engine, stage::Stage};
-use crate::session::{
-    Phase, Session,
-    phase::{Event, Outcome},
+use crate::{
+    fleet::link::Closing,
+    session::{
+        Phase, Session,
+        phase::{Event, Outcome},
+    },
 };
 
 /// Sessions taken from lost workers at once: bounds one transaction and the time it takes. The others follow
@@ -58,6 +61,8 @@ impl Engine {
         let Some(mut session) = stage.copy(&self.book, id) else { return };
         let Some(worker) = session.worker() else { return };
         let at = muster_proto::time::now();
+        // What still lies on a link that seems to hold must not arrive after all, such as the start of this attempt.
+        self.fleet.cut(&worker, Closing::Overflow);
         // From here on nothing more of the old attempt is taken, so that the next one's output has its place.
         let output_end = self.outputs.fence(id);
         let starts_again = session.phase() != Phase::Stopping && resume::may_go_on_after_loss(&session, at);
